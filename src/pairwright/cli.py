@@ -1,0 +1,273 @@
+"""The command line. Heavy modules load inside the commands that need them."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pairwright import __version__
+from pairwright.errors import ConfigError, PairwrightError
+
+if TYPE_CHECKING:
+    from pairwright.pipeline import Outcome
+    from pairwright.wiring import Recipe, Watch
+
+app = typer.Typer(
+    help="Builds, repairs and explains the preference pairs that DPO trains on.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The folder of the run.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="A key of the recipe: --set sample.n=4. May be repeated.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run and why; run nothing.")]
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        _say(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Builds, repairs and explains the preference pairs that DPO trains on."""
+
+
+@app.command()
+def demo(
+    n: Annotated[int, typer.Option("--n", help="Samples per prompt.")] = 16,
+    prompts: Annotated[int | None, typer.Option("--prompts", help="Only the first so many prompts.")] = None,
+    out: Out = Path("runs/demo"),
+    backend: Annotated[str, typer.Option("--backend", help="openvino (the real small model) or fake.")] = "openvino",
+    as_json: Json = False,
+) -> None:
+    """A whole run on this machine, offline, with a real small model."""
+    from pairwright.demo import recipe_file
+
+    path = recipe_file(out, prompts)
+    changes: dict[str, object] = {"sample.n": n, "sample.backend": backend}
+    if backend != "openvino":
+        changes["sample.model"] = None
+    result = _run(path, out, changes, until=None, as_json=as_json)
+    if not as_json:
+        _show_pairs(out)
+    _end(result, as_json)
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; runs/NAME_OF_THE_RECIPE.")] = None,
+    change: Set = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """All stages of a recipe into one run folder; what is done and unchanged is not done again."""
+    folder = out or Path("runs") / recipe.stem
+    if dry_run:
+        _dry_run(recipe, folder, _changes(change), as_json)
+        return
+    _end(_run(recipe, folder, _changes(change), until=None, as_json=as_json), as_json)
+
+
+@app.command()
+def sample(recipe: Path, out: Out, change: Set = None, as_json: Json = False) -> None:
+    """A recipe up to its responses."""
+    _end(_run(recipe, out, _changes(change), until="sample", as_json=as_json), as_json)
+
+
+@app.command()
+def score(recipe: Path, out: Out, change: Set = None, as_json: Json = False) -> None:
+    """A recipe up to its scores."""
+    _end(_run(recipe, out, _changes(change), until="score", as_json=as_json), as_json)
+
+
+@app.command()
+def pair(
+    file: Annotated[Path, typer.Argument(help="Scored candidates, .parquet or .jsonl, long or nested.")],
+    out: Out,
+    rejected: Annotated[str, typer.Option("--rejected", help="Rule of the rejected side, as mu-2sigma or min.")],
+    chosen: Annotated[str, typer.Option("--chosen", help="Rule of the chosen side.")] = "max",
+    column: Annotated[list[str] | None, typer.Option("--column", help="Another name: --column score=reward_7b.")] = None,
+    change: Annotated[list[str] | None, typer.Option("--set", help="A setting: --set min_gap=0.5, seed=1, ddof=1.")] = None,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Write pairs.jsonl too.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over an earlier result in the folder.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Scored candidates into pairs: parquet, ledger, card and page."""
+    from pairwright.export import Export, export_file
+    from pairwright.io.candidates import read_candidates
+    from pairwright.pair.build import Pairing
+    from pairwright.settings import from_table
+    from pairwright.wiring import file_manifest
+
+    settings = from_table(Pairing, {"chosen": chosen, "rejected": rejected, **_changes(change)}, where="pair")
+    columns = {key: str(value) for key, value in _changes(column, parse=False).items()}
+    if (out / "pairs.parquet").exists() and not force:
+        raise ConfigError(f"{out / 'pairs.parquet'} is there already; choose another --out or pass --force")
+    told = file_manifest(file, settings, columns)
+    ledger = export_file(read_candidates(file, columns=columns), out, settings, Export(jsonl, file.stem), told)
+    if as_json:
+        _say(json.dumps(ledger))
+        return
+    _print_ledger(ledger, out)
+    for line in ledger["advice"]:
+        _say(line)
+
+
+def _changes(given: list[str] | None, *, parse: bool = True) -> dict[str, object]:
+    """["sample.n=4"] -> {"sample.n": 4}; values are read as YAML."""
+    import yaml
+
+    changes: dict[str, object] = {}
+    for text in given or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{text!r} is not KEY=VALUE")
+        changes[key] = yaml.safe_load(value) if parse else value
+    return changes
+
+
+def _run(path: Path, folder: Path, changes: dict[str, object], *, until: str | None, as_json: bool) -> dict[str, Any]:
+    from pairwright.pipeline import run as run_steps
+    from pairwright.wiring import read_recipe, steps
+
+    recipe = read_recipe(path, changes)
+    with _progress(as_json) as watch:
+        todo = steps(recipe, folder, watch)
+        names = [step.name for step in todo]
+        todo = todo[: names.index(until) + 1] if until else todo
+        outcomes = run_steps(folder, todo, tell=(lambda _: None) if as_json else _say)
+    return _result(folder, recipe, outcomes)
+
+
+def _result(folder: Path, recipe: "Recipe", outcomes: "list[Outcome]") -> dict[str, Any]:
+    from pairwright.store import read_json
+
+    ledger = read_json(folder / "ledger.json") if outcomes[-1].stage == "export" else {}
+    made = [{"stage": each.stage, "shards_made": each.made, "shards_kept": each.kept, "why": each.why, "seconds": round(each.seconds, 3)} for each in outcomes]
+    return {"run": str(folder), "ran": made, **ledger}
+
+
+def _end(result: dict[str, Any], as_json: bool) -> None:
+    """The summary; exit code 2 when rows were lost to failures that a user can mend."""
+    failed = {reason: n for stage in result.get("stages", []) for reason, n in stage["dropped"].items() if reason in _FAILURES}
+    if as_json:
+        _say(json.dumps(result))
+    elif "stages" in result:
+        _print_ledger(result, Path(result["run"]))
+        for line in result["advice"]:
+            _say(line)
+    else:
+        for each in result["ran"]:
+            _say(f"{each['stage']:8} {each['shards_made']} shards made, {each['shards_kept']} kept ({each['why']})")
+    if failed:
+        told = ", ".join(f"{reason} {n}" for reason, n in failed.items())
+        sys.stderr.write(f"pairwright: some rows could not be used: {told}; dropped.parquet names each\n")
+        raise typer.Exit(2)
+
+
+_FAILURES = {"prompt_missing", "prompt_unusable", "prompt_too_long", "generation_failed"}
+
+
+def _print_ledger(ledger: dict[str, Any], folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("stage", "unit", "in", "kept", "dropped", "set aside", "s", box=None, pad_edge=False)
+    for stage in ledger["stages"]:
+        lost = [", ".join(f"{reason} {n}" for reason, n in stage[key].items()) for key in ("dropped", "set_aside")]
+        seconds = "" if stage["seconds"] is None else f"{stage['seconds']:.1f}"
+        table.add_row(stage["stage"], stage["unit"], str(stage["rows_in"]), str(stage["kept"]), *lost, seconds)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    console.print(f"\npairs   {folder / 'pairs.parquet'}\nreport  {folder / 'report.html'}\n", highlight=False)
+
+
+def _dry_run(path: Path, folder: Path, changes: dict[str, object], as_json: bool) -> None:
+    from pairwright.pipeline import plan
+    from pairwright.wiring import read_recipe, steps
+
+    told = [{"stage": step.name, "would_run": bool(why), "why": why or "unchanged"} for step, _, _, why in plan(folder, steps(read_recipe(path, changes), folder))]
+    if as_json:
+        _say(json.dumps({"run": str(folder), "plan": told}))
+        return
+    for each in told:
+        _say(f"{each['stage']:8} {'would run' if each['would_run'] else 'stays':10} {each['why']}")
+
+
+def _progress(quiet: bool) -> Any:
+    """A bar for the draws: how many of all, tokens per second, time left. Only on a terminal."""
+    from contextlib import contextmanager
+
+    @contextmanager
+    def shown() -> Any:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from pairwright.wiring import Watch
+
+        columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]:.0f} tokens/s"), TimeRemainingColumn())
+        console = Console(stderr=True)
+        with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as bar:
+            yield _watch(bar, Watch)
+
+    return shown()
+
+
+def _watch(bar: Any, kind: "type[Watch]") -> "Watch":
+    import time
+
+    state: dict[str, Any] = {"tokens": 0}
+
+    def begin(total: int) -> None:
+        state["task"], state["since"] = bar.add_task("", total=total, speed=0.0), time.monotonic()
+
+    def drew(tokens: int) -> None:
+        state["tokens"] += tokens
+        bar.update(state["task"], advance=1, speed=state["tokens"] / max(1e-9, time.monotonic() - state["since"]))
+
+    return kind(begin, drew, lambda: None)
+
+
+def _show_pairs(folder: Path, count: int = 3) -> None:
+    """A few pairs as a person would want to see them."""
+    import polars as pl
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    pairs = pl.read_parquet(folder / "pairs.parquet").sort("margin", descending=True)
+    for row in pairs[:: max(1, pairs.height // count)][:count].iter_rows(named=True):
+        console.rule(style="dim")
+        console.print(Text(f"{row['prompt'][-1]['role']}: {row['prompt'][-1]['content']}", style="bold"))
+        for side, colour in (("chosen", "green"), ("rejected", "red")):
+            console.print(Text(f"{side}  score {row[f'score_{side}']:.3f}", style=colour))
+            text = row[side][0]["content"]
+            console.print(Text(text if len(text) <= 600 else text[:600] + " ..."))
+    console.rule(style="dim")
+
+
+def main() -> None:
+    """Our own errors in one line and exit code 2; everything else with its traceback."""
+    try:
+        app()
+    except PairwrightError as error:
+        sys.stderr.write(f"pairwright: {' '.join(str(error).split())}\n")
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""What a person takes away: pairs, candidates, drops, ledger, card and page, in one folder.
+
+Both ways to pair end here: a run, shard by shard, and a file of scored candidates, batch by batch.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pairwright import __version__
+from pairwright.audit.run import Tally, pairing_facts, prompt_facts, rater_facts
+from pairwright.io.trl import ROWS, Parts, card, trl_rows, write_jsonl
+from pairwright.pair.build import Built, Pairing, build_pairs
+from pairwright.pair.rules import parse_rule
+from pairwright.report.page import page
+from pairwright.store import Stage, write_json, write_text
+from pairwright.tables import DROPPED, MESSAGES
+
+Frames = Mapping[str, pl.DataFrame]
+CANDIDATES = {
+    "prompt_id": pl.String(),
+    "response_id": pl.String(),
+    "prompt": MESSAGES,
+    "response": pl.String(),
+    "source": pl.String(),
+    "finish_reason": pl.String(),
+    "n_tokens": pl.Int32(),
+    "scores": pl.String(),  # JSON: rater -> score, null for missing
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What to write beside pairs.parquet, and the title of card and page."""
+
+    jsonl: bool = False
+    title: str = "Preference pairs"
+
+
+@dataclass
+class Entry:
+    """One line of the ledger: rows_in = kept + the sum of dropped. What is set aside stays in its own table."""
+
+    stage: str
+    unit: str
+    rows_in: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    set_aside: Counter[str] = field(default_factory=Counter)
+    seconds: float | None = None
+    note: str = ""
+
+    def told(self) -> dict[str, Any]:
+        lost = dict(sorted(self.dropped.items()))
+        if self.rows_in != self.kept + sum(lost.values()):
+            raise AssertionError(f"ledger of {self.stage}: {self.rows_in} in, {self.kept} kept, dropped {lost}")
+        head = {"stage": self.stage, "unit": self.unit, "rows_in": self.rows_in, "kept": self.kept, "dropped": lost}
+        return head | {"set_aside": dict(sorted(self.set_aside.items())), "seconds": self.seconds, "note": self.note}
+
+
+def new_tally(pairing: Pairing) -> Tally:
+    rejected = parse_rule(pairing.rejected)
+    k = rejected.args[0] if rejected.kind == "sigma" else None
+    return Tally(parse_rule(pairing.chosen).name, rejected.name, pairing.ddof, k)
+
+
+class Folder:
+    """The outputs of one pairing; nothing stands under its final name before `close`."""
+
+    def __init__(self, folder: Path, pairing: Pairing, settings: Export, *, candidates: bool) -> None:
+        self.folder, self.pairing, self.settings = folder, pairing, settings
+        self.pairs = Parts(folder / "pairs.parquet")
+        self.dropped = Parts(folder / "dropped.parquet")
+        self.candidates = Parts(folder / "candidates.parquet") if candidates else None
+        self.tally = new_tally(pairing)
+
+    def add(self, candidates: pl.DataFrame, built: Built, *, texts: bool = True) -> None:
+        """One batch of whole prompts with what the pair stage made of it."""
+        self.tally.add(candidates, built.pairs, built.stats, built.dropped)
+        self.dropped.add(built.dropped)
+        self.pairs.add(trl_rows(built.pairs, candidates) if texts else built.pairs.cast({"prompt_id": pl.String}))
+
+    def close(self, entries: Iterable[Entry], told: Mapping[str, Any], parts: pl.DataFrame | None = None) -> dict[str, Any]:
+        """Writes every file; returns the ledger."""
+        stages = [entry.told() for entry in entries]
+        ledger = {"stages": stages, "pairs": self.tally.pairs, "advice": self.tally.advice()}
+        facts = self._facts(stages, told, parts)
+        report = page(facts)  # type: ignore[arg-type]
+        self.dropped.close(DROPPED.schema)
+        configs = ["pairs"]
+        if self.candidates is not None:
+            self.candidates.close(CANDIDATES)
+            configs.append("candidates")
+        self.pairs.close(ROWS)
+        if self.settings.jsonl:
+            write_jsonl(self.folder / "pairs.parquet", self.folder / "pairs.jsonl")
+        text = card(
+            name=self.settings.title,
+            rows=self.tally.pairs,
+            configs=configs,
+            summary=str(facts["summary"]),
+            ledger=ledger_text(stages),
+            settings=json.dumps(told["settings"], indent=2, ensure_ascii=False),
+        )
+        write_text(self.folder / "README.md", text)
+        write_text(self.folder / "report.html", report)
+        write_json(self.folder / "manifest.json", dict(told))
+        write_json(self.folder / "ledger.json", ledger)
+        return ledger
+
+    def _facts(self, stages: list[dict[str, Any]], told: Mapping[str, Any], parts: pl.DataFrame | None) -> dict[str, Any]:
+        tally = self.tally
+        rules = (tally.chosen, tally.rejected)
+        prompts = [prompt_facts(shown, tally.compared_with, rules, _of(parts, shown)) for _, shown in tally.shown]
+        everyone = len(prompts) == tally.prompts
+        return {
+            "title": self.settings.title,
+            "summary": f"{tally.pairs} pairs from {tally.prompts} prompts with {tally.rows_in} responses: "
+            f"chosen {tally.chosen}, rejected {tally.rejected}.",
+            "created": told["written"],
+            "version": __version__,
+            "run": str(self.folder),
+            "settings": told["settings"],
+            "versions": {"python": told["python"], **told["packages"]},
+            "inputs": told["inputs"],
+            "stages": stages,
+            "raters": rater_facts(tally),
+            **pairing_facts(tally),
+            "prompts_total": tally.prompts,
+            "prompts_shown": len(prompts),
+            "prompts_chosen_by": "all of them" if everyone else "those with the lowest hash of their id",
+            "prompts": prompts,
+        }
+
+
+def _of(parts: pl.DataFrame | None, shown: Mapping[str, Any]) -> pl.DataFrame | None:
+    return None if parts is None else parts.filter(pl.col("prompt_id") == shown["stats"]["prompt_id"])
+
+
+def ledger_text(stages: Iterable[Mapping[str, Any]]) -> str:
+    """The ledger as a Markdown table."""
+    lines = ["| stage | unit | in | kept | dropped | set aside |", "| --- | --- | --- | --- | --- | --- |"]
+    for stage in stages:
+        lost = ", ".join(f"{reason} {n}" for reason, n in stage["dropped"].items()) or "-"
+        aside = ", ".join(f"{reason} {n}" for reason, n in stage["set_aside"].items()) or "-"
+        lines.append(f"| {stage['stage']} | {stage['unit']} | {stage['rows_in']} | {stage['kept']} | {lost} | {aside} |")
+    return "\n".join(lines)
+
+
+def pair_entry(tally: Tally) -> Entry:
+    """The ledger line of the pair stage: the unit is the prompt; responses that took no part are set aside."""
+    return Entry("pair", "prompts", tally.prompts, tally.pairs, tally.skipped, tally.aside)
+
+
+def export_run(
+    folder: Path,
+    settings: Export,
+    pairing: Pairing,
+    reward: str,
+    stages: tuple[Stage, Stage, Stage, Stage],
+    told: Mapping[str, Any],
+) -> Frames:
+    """The outputs of a run, shard by shard; `stages` are those of prompts, sample, score and pair."""
+    prompts, sampled, scored, paired = stages
+    out = Folder(folder, pairing, settings, candidates=True)
+    entries = {name: Entry(name, unit) for name, unit in _UNITS.items()}
+    kept_parts = []
+    assert out.candidates is not None
+    for shard in range(prompts.shards):
+        asked, said, scores = prompts.read("prompts", shard), sampled.read("responses", shard), scored.read("scores", shard)
+        reward_only = scores.filter(pl.col("rater") == reward)
+        rows = said.join(asked.select("prompt_id", "prompt"), on="prompt_id", how="left", maintain_order="left")
+        rows = rows.join(reward_only, on=["prompt_id", "response_id"], how="left", maintain_order="left")
+        built = Built(paired.read("pairs", shard), paired.read("prompt_stats", shard), paired.read("dropped", shard))
+        out.add(rows, built)
+        out.candidates.add(_candidates(rows, scores))
+        for (rater,), each in scores.group_by("rater", maintain_order=True):
+            if "." not in str(rater):
+                out.tally.add_scores(str(rater), each["score"], each["reason"])
+        lost = prompts.read("dropped", shard)
+        wanted = asked.height * int(told["settings"]["sample"]["n"])
+        _count(out, entries["prompts"], asked.height + lost.height, asked.height, lost)
+        _count(out, entries["sample"], wanted, said.height, sampled.read("dropped", shard))
+        _count(out, entries["score"], scores.height, scores["score"].count(), scored.read("dropped", shard))
+        kept_parts.append(scores.filter(pl.col("rater").str.starts_with(f"{reward}.")))
+    entries["pair"] = pair_entry(out.tally)
+    for stage in stages:
+        seconds = stage.record.get("seconds")
+        entries[stage.name].seconds = seconds if isinstance(seconds, float) else None
+    parts = pl.concat(kept_parts).with_columns(pl.col("rater").str.strip_prefix(f"{reward}."))
+    out.close(entries.values(), told, parts)
+    return {}
+
+
+_UNITS = {"prompts": "prompts", "sample": "responses", "score": "scores", "pair": "prompts"}
+
+
+def _count(out: Folder, entry: Entry, rows_in: int, kept: int, dropped: pl.DataFrame) -> None:
+    out.dropped.add(dropped)
+    entry.rows_in += rows_in
+    entry.kept += kept
+    entry.dropped.update(dropped["reason"].to_list())
+
+
+def _candidates(rows: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
+    """All responses of a shard with all their scores."""
+    wide = scores.select("prompt_id", "response_id", pair=pl.struct("rater", "score"))
+    wide = wide.group_by("prompt_id", "response_id", maintain_order=True).agg("pair")
+    texts = [json.dumps({each["rater"]: each["score"] for each in pairs}) for pairs in wide["pair"].to_list()]
+    wide = wide.select("prompt_id", "response_id", scores=pl.Series(texts, dtype=pl.String))
+    joined = rows.join(wide, on=["prompt_id", "response_id"], how="left", maintain_order="left")
+    return joined.select(CANDIDATES.keys())
+
+
+def export_file(
+    batches: Iterable[pl.DataFrame], folder: Path, pairing: Pairing, settings: Export, told: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The outputs of a file of scored candidates, batch by batch. Returns the ledger."""
+    out = Folder(folder, pairing, settings, candidates=False)
+    rater = str(told.get("rater", "score"))
+    for batch in batches:
+        built = build_pairs(batch, pairing)
+        out.add(batch, built, texts={"prompt", "response"} <= set(batch.columns))
+        out.tally.add_scores(rater, batch["score"], batch["reason"] if "reason" in batch.columns else None)
+    return out.close([pair_entry(out.tally)], told)

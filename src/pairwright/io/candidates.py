@@ -1,0 +1,263 @@
+"""Scored candidates from Parquet or JSONL, in batches of whole prompts.
+
+    long     one row per response:  prompt, response, score            (+ prompt_id, response_id, finish_reason, ...)
+    nested   one row per prompt:    prompt, responses, rewards or all_rm_scores or scores
+
+Columns go by the names that are in use (`NAMES`); other names are given as {"score": "their_column"}.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pairwright.core import segments
+from pairwright.errors import ConfigError, DataError, StoreError
+from pairwright.io.jsonl import read_lines, struct_of
+from pairwright.tables import MESSAGES, as_messages, prompt_id
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "prompt": ("prompt", "instruction", "question", "messages"),
+    "prompt_id": ("prompt_id",),
+    "response": ("response", "completion", "output", "generated_text", "answer"),
+    "response_id": ("response_id",),
+    "responses": ("responses", "all_generated_responses", "outputs", "completions", "generations"),
+    "score": ("score", "reward", "rm_score", "rating"),
+    "scores": ("rewards", "all_rm_scores", "scores", "ratings"),
+    "source": ("source", "model", "generator"),
+    "finish_reason": ("finish_reason",),
+    "n_tokens": ("n_tokens",),
+    "scale_min": ("scale_min",),
+    "scale_max": ("scale_max",),
+}
+LONG = ("prompt", "prompt_id", "response", "response_id", "score", "source", "finish_reason", "n_tokens", "scale_min", "scale_max")
+NESTED = ("prompt", "prompt_id", "responses", "scores", "source", "scale_min", "scale_max")
+_TEXT = ("prompt_id", "response", "response_id", "source", "finish_reason")
+_JSON: dict[str, Any] = {
+    "prompt": str | list[dict[str, str]] | None,
+    "responses": list[str | None],
+    "scores": list[float | None],
+    "score": float | None,
+    "n_tokens": int | None,
+    "scale_min": float | None,
+    "scale_max": float | None,
+    "prompt_id": str | int | None,
+    "response_id": str | int | None,
+    **dict.fromkeys(("response", "source", "finish_reason"), str | None),
+}
+BATCH_ROWS = 50_000
+BATCH_PROMPTS = 10_000
+PASS_BYTES = 64 * 2**20  # of a compressed Parquet file whose prompts do not stand together, per pass
+
+
+def find_columns(available: list[str], renamed: Mapping[str, str], *, where: str) -> dict[str, str]:
+    """{our name: the file's column} of a long or nested file; DataError lists what is there when nothing fits."""
+    if unknown := [name for name in renamed if name not in NAMES]:
+        raise ConfigError(f"unknown column name {unknown[0]!r}; known: {', '.join(NAMES)}")
+    if absent := [column for column in renamed.values() if column not in available]:
+        raise DataError(f"{where} has no column {absent[0]!r}; it has {', '.join(available)}")
+    found = {name: next((c for c in names if c in available), None) for name, names in NAMES.items()}
+    found.update(renamed)
+    nested = found["responses"] is not None and found["scores"] is not None and "response" not in renamed
+    wanted = NESTED if nested else LONG
+    columns = {name: column for name in wanted if (column := found[name]) is not None}
+    needs = ("responses", "scores") if nested else ("score",)
+    if any(name not in columns for name in needs) or not {"prompt", "prompt_id"} & set(columns):
+        raise DataError(
+            f"{where} does not look like scored candidates: it has {', '.join(available) or 'no columns'}. Wanted, one row "
+            "per response: prompt, response, score; or one row per prompt: prompt, responses, rewards. Name other columns "
+            "with --column score=THEIR_NAME"
+        )
+    return columns
+
+
+def read_candidates(path: Path | str, *, columns: Mapping[str, str] | None = None) -> Iterator[pl.DataFrame]:
+    """Batches of whole prompts: prompt_id, response_id, score, and what else of `NAMES` the file has.
+
+    `prompt` comes as messages, `score` as f64 with null for missing. Without ids, a prompt's id is the hash of its
+    messages and a response's id its number within the prompt (an integer). Rows of one prompt come together even when
+    the file scatters them.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise StoreError(f"there is no file {path}")
+    if path.suffix in {".jsonl", ".json", ".ndjson"}:
+        batches = _jsonl_batches(path, columns or {})
+    elif path.suffix in {".parquet", ".pq"}:
+        batches = _parquet_batches(path, columns or {})
+    else:
+        raise DataError(f"{path}: the name must end in .parquet or .jsonl to say what it is")
+    empty = True
+    for batch in batches:
+        empty = empty and batch.is_empty()
+        yield batch
+    if empty:
+        raise DataError(f"{path} holds no rows; there is nothing to pair")
+
+
+def _parquet_batches(path: Path, renamed: Mapping[str, str]) -> Iterator[pl.DataFrame]:
+    try:
+        scan = pl.scan_parquet(path)
+        schema = scan.collect_schema()
+        columns = find_columns(list(schema), renamed, where=str(path))
+        _check_types({name: schema[column] for name, column in columns.items()}, columns, path)
+        scan = scan.select(pl.col(column).alias(name) for name, column in columns.items())
+        nested = "responses" in columns
+        key = "prompt_id" if "prompt_id" in columns else "prompt"
+        key_R = scan.select(pl.col(key).hash()).collect(engine="streaming").to_series().to_numpy()
+        start_P = segments.starts(key_R)
+        together = len(start_P) - 1 == len(np.unique(key_R[start_P[:-1]]))
+        if together:
+            yield from _stream(scan, start_P, nested, path)
+        else:
+            yield from _passes(scan, key, path, nested)
+    except (OSError, pl.exceptions.ComputeError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}; is it whole?") from error
+
+
+def _stream(scan: pl.LazyFrame, start_P: "segments.Ints", nested: bool, path: Path) -> Iterator[pl.DataFrame]:
+    """The file in order, cut where a prompt ends."""
+    done, held = 0, pl.DataFrame()
+    for part in scan.collect_batches(maintain_order=True, chunk_size=BATCH_PROMPTS if nested else BATCH_ROWS):
+        held = pl.concat([held, part]) if held.height else part
+        end = start_P[np.searchsorted(start_P, done + held.height, side="right") - 1]
+        if end > done:
+            yield canonical(held[: end - done], first_row=int(done), where=str(path))
+            held, done = held[end - done :], end
+
+
+def _passes(scan: pl.LazyFrame, key: str, path: Path, nested: bool) -> Iterator[pl.DataFrame]:
+    """The prompts by hash of their key, one share of them per pass over the file."""
+    passes = max(1, -(-path.stat().st_size // PASS_BYTES))
+    for each in range(passes):
+        part = scan.with_row_index("_row").filter(pl.col(key).hash() % passes == each).collect(engine="streaming")
+        part = part.with_columns(_first=pl.col("_row").min().over(key)).sort("_first", "_row").drop("_first")
+        if nested:
+            _no_repeats(part, key, path)
+        yield canonical(part.drop("_row"), first_row=None, where=str(path))
+
+
+def _no_repeats(part: pl.DataFrame, key: str, path: Path) -> None:
+    if (again := part.filter(pl.col(key).is_duplicated())).height:
+        raise DataError(f"{path}: the prompt of row {again['_row'][0]} stands again in row {again['_row'][1]}; merge them")
+
+
+def _check_types(types: Mapping[str, pl.DataType], columns: Mapping[str, str], path: Path) -> None:
+    wanted: dict[str, tuple[str, Any]] = {
+        "score": ("numbers", lambda t: t.is_numeric() or t == pl.Null),
+        "scores": ("lists of numbers", lambda t: isinstance(t, pl.List) and (t.inner.is_numeric() or t.inner == pl.Null)),
+        "responses": ("lists of text", lambda t: t == pl.List(pl.String)),
+        "prompt": ("text or messages", lambda t: t == pl.String or isinstance(t, pl.List)),
+        "prompt_id": ("text or whole numbers", lambda t: t == pl.String or t.is_integer()),
+        "response_id": ("text or whole numbers", lambda t: t == pl.String or t.is_integer()),
+        **dict.fromkeys(("response", "source", "finish_reason"), ("text", lambda t: t in (pl.String, pl.Null))),
+    }
+    for name, kind in types.items():
+        if name in wanted and not wanted[name][1](kind):
+            raise DataError(f"{path}: column {columns[name]} holds {kind}, not {wanted[name][0]}; mend it or name another with --column {name}=...")
+
+
+def _jsonl_batches(path: Path, renamed: Mapping[str, str]) -> Iterator[pl.DataFrame]:
+    """JSONL in batches; rows of a prompt that stand apart are only found together within the file as a whole."""
+    first = next(iter(read_lines(path, dict)), None)
+    if first is None:
+        return
+    columns = find_columns(list(first[1]), renamed, where=str(path))
+    key = "prompt_id" if "prompt_id" in columns else "prompt"
+    must = frozenset({"responses", "scores"} if "responses" in columns else {key})
+    kind = struct_of("Row", {name: (_JSON[name], column) for name, column in columns.items()}, must)
+    nested = "responses" in columns
+    limit = BATCH_PROMPTS if nested else BATCH_ROWS
+    parts: list[pl.DataFrame] = []
+    rows: list[Any] = []
+    for _, row in read_lines(path, kind):
+        rows.append(row)
+        if len(rows) == limit:
+            parts.append(_columns(rows, columns))
+            rows = []
+    parts.append(_columns(rows, columns))
+    whole = pl.concat(parts, how="vertical_relaxed")
+    start_P = segments.starts(whole[key].hash().to_numpy())
+    if len(start_P) - 1 != whole[key].n_unique():
+        whole = whole.with_row_index("_row").with_columns(_first=pl.col("_row").min().over(key)).sort("_first", "_row")
+        if nested:
+            _no_repeats(whole, key, path)
+        whole = whole.drop("_row", "_first")
+        start_P = segments.starts(whole[key].hash().to_numpy())
+    step = limit if nested else BATCH_ROWS
+    begin = 0
+    while begin < whole.height:
+        end = int(start_P[max(np.searchsorted(start_P, begin + step, side="right") - 1, np.searchsorted(start_P, begin) + 1)])
+        yield canonical(whole[begin:end], first_row=begin, where=str(path))
+        begin = end
+
+
+def _columns(rows: list[Any], columns: Mapping[str, str]) -> pl.DataFrame:
+    types: dict[str, Any] = {
+        "score": pl.Float64,
+        "scores": pl.List(pl.Float64),
+        "responses": pl.List(pl.String),
+        "n_tokens": pl.Int64,
+        "scale_min": pl.Float64,
+        "scale_max": pl.Float64,
+        "prompt": MESSAGES,
+    }
+    data = {}
+    for name in columns:
+        values = [getattr(row, name) for row in rows]
+        if name == "prompt":
+            values = [as_messages(v, where="prompt") if isinstance(v, str) else v for v in values]
+        elif name in ("prompt_id", "response_id"):
+            values = [None if v is None else str(v) for v in values]
+        data[name] = pl.Series(name, values, dtype=types.get(name, pl.String))
+    return pl.DataFrame(data)
+
+
+def canonical(rows: pl.DataFrame, *, first_row: int | None, where: str) -> pl.DataFrame:
+    """One batch in our columns; nested rows are unfolded."""
+    at = "" if first_row is None else f" (from row {first_row})"
+    if "responses" in rows.columns:
+        uneven = rows["responses"].list.len() != rows["scores"].list.len()
+        if uneven.any():
+            row = int(uneven.arg_true()[0]) + (first_row or 0)
+            raise DataError(
+                f"{where}: row {row}: {rows['responses'].list.len()[row - (first_row or 0)]} responses but "
+                f"{rows['scores'].list.len()[row - (first_row or 0)]} scores; nobody knows which score is whose"
+            )
+        rows = rows.with_columns(response_id=pl.int_ranges(0, pl.col("responses").list.len()))
+        rows = rows.explode("responses", "scores", "response_id").rename({"responses": "response", "scores": "score"})
+        rows = rows.filter(pl.col("response_id").is_not_null())
+    rows = _with_prompts(rows, where=where + at)
+    if "response_id" not in rows.columns:
+        rows = rows.with_columns(response_id=pl.int_range(pl.len()).over("prompt_id"))
+    elif rows.select(pl.struct("prompt_id", "response_id").is_duplicated().any()).item():
+        again = rows.filter(pl.struct("prompt_id", "response_id").is_duplicated())
+        raise DataError(f"{where}{at}: prompt {again['prompt_id'][0]} has two responses with the id {again['response_id'][0]}")
+    return rows.with_columns(pl.col("score").cast(pl.Float64))
+
+
+def _with_prompts(rows: pl.DataFrame, *, where: str) -> pl.DataFrame:
+    """`prompt` as messages and `prompt_id`; one id may not stand for two prompts."""
+    if "prompt" not in rows.columns:
+        return rows
+    key = "prompt_id" if "prompt_id" in rows.columns else "prompt"
+    if rows[key].null_count():
+        row = int(rows[key].is_null().arg_true()[0])
+        raise DataError(f"{where}: row {row} of this batch has no {key}; a response without its prompt cannot be paired")
+    start = segments.starts(rows[key].hash().to_numpy())
+    run = pl.Series(segments.owner(start), dtype=pl.UInt32)
+    heads = rows[[int(at) for at in start[:-1]]] if rows.height else rows
+    if key == "prompt_id" and (rows["prompt"].hash() != heads["prompt"].hash().gather(run)).any():
+        row = int((rows["prompt"].hash() != heads["prompt"].hash().gather(run)).arg_true()[0])
+        raise DataError(f"{where}: prompt id {rows['prompt_id'][row]} stands for two different prompts; give each its own")
+    messages = [as_messages(prompt, where=f"{where}, prompt {i}") for i, prompt in enumerate(heads["prompt"].to_list())]
+    unfolded = pl.Series("prompt", messages, dtype=MESSAGES).gather(run)
+    rows = rows.with_columns(unfolded)
+    if key == "prompt":
+        ids = pl.Series("prompt_id", [prompt_id(turns) for turns in messages], dtype=pl.String)
+        rows = rows.with_columns(ids.gather(run))
+    return rows

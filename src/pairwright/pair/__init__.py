@@ -1,0 +1,1 @@
+"""Pairs out of scored responses: the rules, and the stage that applies them."""

@@ -1,0 +1,243 @@
+"""The pair stage: scored responses in, at most one pair per prompt out, every prompt accounted for.
+
+    kept rows   finite score, non-empty text, finished (others are set aside with a reason, never given a number)
+    candidates  distinct texts; copies share the mean of their scores and count in mu and sigma
+    skip        too_few, zero_variance, no_such_position, coincide, no_contrast: in this order, never a slide elsewhere
+
+Prompts in = pairs + dropped prompts by reason.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from pairwright.core import positions, segments
+from pairwright.core.segments import Bools, Floats, Ints, Keys
+from pairwright.errors import ConfigError, DataError
+from pairwright.pair.rules import SEEDED, Rule, Scene, apply, parse_sides
+from pairwright.tables import DROPPED, drops
+
+SKIPS = ("too_few", "zero_variance", "no_such_position", "coincide", "no_contrast")
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """How to pair. The rejected rule has no default: whoever pairs names it.
+
+    ddof 0 is the population sd. A pair needs score_chosen - score_rejected > min_gap. `unfinished` says what becomes of
+    responses that were cut off (finish_reason "length"): dropped, or kept. Scores outside scale_min .. scale_max are
+    sentinels and count as missing.
+    """
+
+    rejected: str
+    chosen: str = "max"
+    ddof: int = 0
+    min_gap: float = 0.0
+    unfinished: Literal["drop", "keep"] = "drop"
+    scale_min: float | None = None
+    scale_max: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        parse_sides(self.chosen, self.rejected)
+        if self.ddof not in (0, 1):
+            raise ConfigError(f"ddof is 0 (population) or 1 (sample), not {self.ddof}")
+        if not self.min_gap >= 0:
+            raise ConfigError(f"min_gap is a number from 0, not {self.min_gap}")
+
+
+class Built(NamedTuple):
+    """Pairs, one line of statistics per prompt, the dropped prompts and the set-aside responses."""
+
+    pairs: pl.DataFrame
+    stats: pl.DataFrame
+    dropped: pl.DataFrame
+
+
+class Picks(NamedTuple):
+    """One pairing of all prompts: candidates picked per side, and the index into ("pair", *SKIPS) per prompt."""
+
+    chosen_P: Ints
+    rejected_P: Ints
+    outcome_P: Ints
+
+
+def build_pairs(candidates: pl.DataFrame, settings: Pairing, *, prompt_ids: pl.Series | None = None) -> Built:
+    """Pairs out of scored responses; rows of one prompt must stand together.
+
+    `prompt_ids` names prompts that must be accounted for even when not one response of theirs is there.
+
+    `candidates` needs prompt_id, response_id and score (f64, null = missing); response (text) merges equal texts and
+    drops empty ones, finish_reason marks the unfinished, reason says why a score is null.
+    """
+    if prompt_ids is not None and (bare := prompt_ids.filter(~prompt_ids.is_in(candidates["prompt_id"].unique().implode()))).len():
+        built = build_pairs(candidates, settings)
+        stats = pl.concat([built.stats, pl.DataFrame({"prompt_id": bare, "n": 0, "n_distinct": 0, "outcome": "too_few"}, schema_overrides={"n": pl.Int32, "n_distinct": pl.Int32})], how="diagonal")
+        return Built(built.pairs, stats, pl.concat([drops("pair", bare.to_frame(), "too_few"), built.dropped]))
+    numbered, prompt_ids = _number_prompts(candidates)
+    kept, aside = _set_aside(numbered, settings)
+    rows_P = np.bincount(kept["_prompt"].to_numpy(), minlength=len(prompt_ids))
+    full_P = rows_P > 0
+    start_R = np.concatenate(([0], np.cumsum(rows_P[full_P])))
+    score_R = kept["score"].to_numpy()
+    text_R = kept["response"].hash().to_numpy() if "response" in kept.columns else None
+    cands = positions.distinct(score_R, start_R, text_R)
+    spread = positions.moments(cands, ddof=settings.ddof)
+    scene = Scene(cands, spread, start_R, _draws(kept, start_R, settings), _lengths(kept, cands), None)
+    picks = pick_pairs(scene, *parse_sides(settings.chosen, settings.rejected), settings)
+    table = _Table(kept, prompt_ids, full_P, scene)
+    pairs, stats = table.pairs(picks, settings), table.stats(picks)
+    skipped = stats.filter(pl.col("outcome") != "pair")
+    dropped = pl.concat([drops("pair", skipped, pl.col("outcome")), aside])
+    return Built(pairs, stats, dropped)
+
+
+def pick_pairs(scene: Scene, above: Rule, below: Rule, settings: Pairing) -> Picks:
+    """Both sides of every prompt and what came of them (core arrays only)."""
+    cands, spread = scene.candidates, scene.spread
+    chosen_P = apply(above, scene)
+    rejected_P = apply(below, scene._replace(other_P=chosen_P))
+    size_P = np.diff(cands.start_P)
+    score = np.append(cands.score_C, np.nan)  # index -1: no pick
+    gap_P = score[chosen_P] - score[rejected_P]
+    missing_P = (chosen_P < 0) | (rejected_P < 0) | _no_position(scene, above, settings) | _no_position(scene, below, settings)
+    tests = (
+        size_P < 2,
+        positions.zero_variance(spread),
+        missing_P,
+        chosen_P == rejected_P,
+        ~(gap_P > settings.min_gap),
+    )
+    outcome_P = np.select(tests, np.arange(1, len(tests) + 1), 0)
+    return Picks(chosen_P, rejected_P, outcome_P)
+
+
+def _no_position(scene: Scene, rule: Rule, settings: Pairing) -> Bools:
+    """Prompts with two distinct scores have no position between them, unless so few rows force the extreme anyway."""
+    if rule.kind not in ("sigma", "mad", "quantile"):
+        return np.zeros(len(scene.spread.n_P), bool)
+    forced = positions.n_same(rule.args[0], ddof=settings.ddof) if rule.kind == "sigma" else 2
+    return positions.two_valued(scene.candidates) & (scene.spread.n_P > forced)
+
+
+def _set_aside(candidates: pl.DataFrame, settings: Pairing) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows that may be picked, and the others as a `dropped` table."""
+    score = pl.col("score")
+    tests: list[tuple[pl.Expr, pl.Expr]] = []
+    if "response" in candidates.columns:
+        tests += [(pl.col("response").is_null(), pl.lit("no_text")), (pl.col("response").str.strip_chars() == "", pl.lit("empty_text"))]
+    why = pl.col("reason") if "reason" in candidates.columns else pl.lit(None, pl.String)
+    tests += [
+        (score.is_null(), why.fill_null("score_missing")),
+        (~score.is_finite(), pl.lit("score_not_finite")),
+    ]
+    low = [pl.lit(settings.scale_min)] * (settings.scale_min is not None)
+    low += [pl.col("scale_min")] * ("scale_min" in candidates.columns)
+    high = [pl.lit(settings.scale_max)] * (settings.scale_max is not None)
+    high += [pl.col("scale_max")] * ("scale_max" in candidates.columns)
+    if low or high:
+        outside = pl.any_horizontal(*[score < bound for bound in low], *[score > bound for bound in high])
+        tests.append((outside.fill_null(False), pl.lit("outside_scale")))
+    if settings.unfinished == "drop" and "finish_reason" in candidates.columns:
+        tests.append((pl.col("finish_reason") == "length", pl.lit("unfinished")))
+    reason = pl.coalesce(pl.when(test).then(name) for test, name in tests)
+    marked = candidates.with_columns(_why=reason)
+    aside = marked.filter(pl.col("_why").is_not_null())
+    if aside.is_empty():
+        return candidates, pl.DataFrame(schema=DROPPED.schema)
+    return marked.filter(pl.col("_why").is_null()).drop("_why"), drops("pair", aside, pl.col("_why"))
+
+
+def _number_prompts(candidates: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
+    """The rows with the number of their prompt (`_prompt`), and the ids by number."""
+    ids = candidates["prompt_id"]
+    first = (ids != ids.shift()).fill_null(True)
+    prompt_ids = ids.filter(first)
+    if prompt_ids.n_unique() < len(prompt_ids):
+        again = prompt_ids.filter(prompt_ids.is_duplicated())[0]
+        raise DataError(f"the rows of prompt {again} do not stand together; sort by prompt_id first")
+    return candidates.with_columns(_prompt=first.cum_sum() - 1), prompt_ids
+
+
+def _draws(kept: pl.DataFrame, start_R: Ints, settings: Pairing) -> Keys | None:
+    rules = parse_sides(settings.chosen, settings.rejected)
+    if not any(rule.kind in SEEDED for rule in rules):
+        return None
+    prompt_P = keys(kept["prompt_id"].gather(start_R[:-1]))
+    return segments.draw(settings.seed, prompt_P, keys(kept["response_id"]), start_R)
+
+
+def keys(ids: pl.Series) -> Keys:
+    """A 64-bit number per id that is the same on every machine and in every version."""
+    if ids.dtype.is_integer():
+        return segments.mix(ids.cast(pl.Int64).to_numpy().astype(np.uint64))
+    return segments.text_keys(np.array([text.encode("utf-8", "surrogatepass") for text in ids.cast(pl.String)], np.bytes_))
+
+
+def _lengths(kept: pl.DataFrame, cands: positions.Candidates) -> Floats | None:
+    if "response" not in kept.columns:
+        return None
+    return kept["response"].str.len_chars().cast(pl.Float64).gather(cands.row_C).to_numpy()
+
+
+class _Table(NamedTuple):
+    """Picks back into rows with ids."""
+
+    kept: pl.DataFrame
+    prompt_ids: pl.Series
+    full_P: Bools  # prompts of the input that kept a row
+    scene: Scene
+
+    def ids(self, picked_P: Ints) -> pl.Series:
+        row_P = np.append(self.scene.candidates.row_C, -1)[picked_P]
+        return self.kept["response_id"].gather(pl.Series(row_P).set(pl.Series(row_P < 0), None))
+
+    def pairs(self, picks: Picks, settings: Pairing) -> pl.DataFrame:
+        paired = np.flatnonzero(picks.outcome_P == 0)
+        above, below = picks.chosen_P[paired], picks.rejected_P[paired]
+        score_C = self.scene.candidates.score_C
+        mean, sd = self.scene.spread.mean_P[paired], self.scene.spread.sd_P[paired]
+        lowest_P = segments.lowest(score_C, self.scene.candidates.start_P)
+        return pl.DataFrame(
+            {
+                "prompt_id": self.prompt_ids.filter(pl.Series(self.full_P)).gather(paired),
+                "chosen_id": self.ids(above),
+                "rejected_id": self.ids(below),
+                "score_chosen": score_C[above],
+                "score_rejected": score_C[below],
+                "margin": score_C[above] - score_C[below],
+                "rule": np.full(len(paired), f"{settings.chosen}/{settings.rejected}"),
+                "z_chosen": positions.z(score_C[above], mean, sd),
+                "z_rejected": positions.z(score_C[below], mean, sd),
+                "hit_extreme": score_C[below] == lowest_P[paired],
+            }
+        ).cast({"rule": pl.String, "hit_extreme": pl.Boolean})
+
+    def stats(self, picks: Picks) -> pl.DataFrame:
+        cands, spread = self.scene.candidates, self.scene.spread
+        names = pl.Series(["pair", *SKIPS])
+        full = pl.DataFrame(
+            {
+                "n": spread.n_P,
+                "n_distinct": np.diff(cands.start_P),
+                "mean": spread.mean_P,
+                "sd": spread.sd_P,
+                "skewness": pl.Series(spread.skewness_P).fill_nan(None),
+                "outcome": names.gather(picks.outcome_P),
+                "max_id": self.ids(positions.maximum(cands)),
+                "min_id": self.ids(positions.minimum(cands)),
+                "sigma_id": self.ids(positions.sigma(cands, spread, -2)),
+                "chosen_id": self.ids(picks.chosen_P),
+                "rejected_id": self.ids(picks.rejected_P),
+            }
+        )
+        at = pl.Series(np.cumsum(self.full_P) - 1).set(pl.Series(~self.full_P), None)  # null: no row was kept
+        return full.select(
+            self.prompt_ids.alias("prompt_id"),
+            pl.col("n", "n_distinct").gather(at).fill_null(0).cast(pl.Int32),
+            pl.col("mean", "sd", "skewness").gather(at),
+            pl.col("outcome").gather(at).fill_null("too_few"),
+            pl.col("max_id", "min_id", "sigma_id", "chosen_id", "rejected_id").gather(at),
+        )

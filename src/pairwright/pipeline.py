@@ -1,0 +1,130 @@
+"""The order of stages: what must run, what is still right, what is left of an interrupted run.
+
+A stage is named by its fingerprint: its settings, the code it runs (comments and docstrings apart), the fingerprints of
+the stages it reads and of its input files. The same fingerprint means that finished shards are kept; another one moves
+them aside, and moves them back when the recipe goes back.
+"""
+
+import ast
+import importlib.util
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+from pairwright.store import Stage, digest
+from pairwright.tables import Table
+
+Frames = Mapping[str, pl.DataFrame]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage of a run. `work(shards)` yields (shard, tables) as they are ready."""
+
+    name: str
+    tables: tuple[Table, ...]
+    shards: int
+    work: Callable[[list[int]], Iterator[tuple[int, Frames]]]
+    settings: Mapping[str, object] = field(default_factory=dict)
+    code: tuple[str, ...] = ()  # modules
+    reads: tuple[str, ...] = ()  # earlier stages
+    files: tuple[Path, ...] = ()  # what it writes beside its shards
+    facts: Mapping[str, object] = field(default_factory=dict)  # hashes of input files and of weights
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a stage: how many shards were made now, why, and in how many seconds."""
+
+    stage: str
+    made: int
+    kept: int
+    why: str
+    seconds: float
+
+
+def code_digest(modules: Sequence[str]) -> str:
+    """Names the code of these modules; a comment, a docstring or a blank line does not change it."""
+    texts = []
+    for name in modules:
+        found = importlib.util.find_spec(name)
+        if found is None or found.origin is None:
+            raise ModuleNotFoundError(name)
+        tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:]
+        texts.append(ast.dump(tree))
+    return digest(texts)
+
+
+_DOCUMENTED = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def describe(step: Step, known: Mapping[str, str]) -> dict[str, object]:
+    """All that the fingerprint of a stage stands for."""
+    return {
+        "settings": dict(step.settings),
+        "code": code_digest(step.code),
+        "facts": dict(step.facts),
+        "reads": {name: known[name] for name in step.reads},
+        "shards": step.shards,
+    }
+
+
+def plan(folder: Path, steps: Sequence[Step]) -> list[tuple[Step, Stage, dict[str, object], str]]:
+    """Every stage with its folder, its description, and why it would run ("" when it would not)."""
+    known: dict[str, str] = {}
+    planned = []
+    for step in steps:
+        stage = Stage(folder, step.name, step.shards, step.tables)
+        told = describe(step, known)
+        known[step.name] = digest({"stage": step.name, **told})
+        planned.append((step, stage, {"fingerprint": known[step.name], **told}, _why(step, stage, told, known[step.name])))
+    return planned
+
+
+def _why(step: Step, stage: Stage, told: Mapping[str, object], fingerprint: str) -> str:
+    record = stage.record
+    if not record:
+        return "not run yet"
+    if record.get("fingerprint") != fingerprint:
+        changed = [name for name in told if record.get(name) != told[name]]
+        return f"{' and '.join(_in_words(name, record.get(name), told[name]) for name in changed)} changed"
+    left = sum(not stage.finished(shard) for shard in range(step.shards))
+    if left:
+        return f"{left} of {step.shards} shards are not finished"
+    if gone := [path.name for path in step.files if not path.exists()]:
+        return f"{', '.join(gone)} is not there"
+    return ""
+
+
+def _in_words(name: str, old: object, new: object) -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return f"{name} ({', '.join(sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)))})"
+    return name
+
+
+def run(folder: Path, steps: Sequence[Step], *, tell: Callable[[str], None] = lambda _: None) -> list[Outcome]:
+    """Runs what must run; the rest is left as it is. An interrupted stage goes on with its unfinished shards."""
+    outcomes = []
+    for step, stage, told, _ in plan(folder, steps):
+        why = _why(step, stage, {k: v for k, v in told.items() if k != "fingerprint"}, str(told["fingerprint"]))
+        if not why:
+            outcomes.append(Outcome(step.name, 0, step.shards, "unchanged", 0.0))
+            continue
+        tell(f"{step.name}: {why}")
+        stage.open(str(told["fingerprint"]), {k: v for k, v in told.items() if k != "fingerprint"})
+        todo = [shard for shard in range(step.shards) if not stage.finished(shard)]
+        todo = todo or ([0] if any(not path.exists() for path in step.files) else [])
+        begun = time.monotonic()
+        for shard, frames in step.work(todo):
+            stage.write(shard, frames)
+        seconds = time.monotonic() - begun
+        earlier = stage.record.get("seconds", 0.0)
+        stage.note(seconds=round(seconds + (earlier if isinstance(earlier, float) else 0.0), 3))
+        outcomes.append(Outcome(step.name, len(todo), step.shards - len(todo), why, seconds))
+    return outcomes
