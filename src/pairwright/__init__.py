@@ -16,7 +16,7 @@ _PUBLIC = {
     "read_candidates": "pairwright.io.candidates",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = ["FakeSampler", "Pairing", "PairwrightError", "__version__", "build_pairs", "read_candidates"]
 
 
 def __getattr__(name: str) -> Any:

@@ -40,7 +40,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Builds, repairs and explains the preference pairs that DPO trains on."""
 
@@ -95,13 +97,17 @@ def score(recipe: Path, out: Out, change: Set = None, as_json: Json = False) -> 
 
 
 @app.command()
-def pair(
+def pair(  # noqa: PLR0913  (options of a command)
     file: Annotated[Path, typer.Argument(help="Scored candidates, .parquet or .jsonl, long or nested.")],
     out: Out,
     rejected: Annotated[str, typer.Option("--rejected", help="Rule of the rejected side, as mu-2sigma or min.")],
     chosen: Annotated[str, typer.Option("--chosen", help="Rule of the chosen side.")] = "max",
-    column: Annotated[list[str] | None, typer.Option("--column", help="Another name: --column score=reward_7b.")] = None,
-    change: Annotated[list[str] | None, typer.Option("--set", help="A setting: --set min_gap=0.5, seed=1, ddof=1.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option("--column", help="Another name: --column score=reward_7b.")
+    ] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting: --set min_gap=0.5, seed=1, ddof=1.")
+    ] = None,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Write pairs.jsonl too.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over an earlier result in the folder.")] = False,
     as_json: Json = False,
@@ -157,13 +163,24 @@ def _result(folder: Path, recipe: "Recipe", outcomes: "list[Outcome]") -> dict[s
     from pairwright.store import read_json
 
     ledger = read_json(folder / "ledger.json") if outcomes[-1].stage == "export" else {}
-    made = [{"stage": each.stage, "shards_made": each.made, "shards_kept": each.kept, "why": each.why, "seconds": round(each.seconds, 3)} for each in outcomes]
+    made = [
+        {
+            "stage": each.stage,
+            "shards_made": each.made,
+            "shards_kept": each.kept,
+            "why": each.why,
+            "seconds": round(each.seconds, 3),
+        }
+        for each in outcomes
+    ]
     return {"run": str(folder), "ran": made, **ledger}
 
 
 def _end(result: dict[str, Any], as_json: bool) -> None:
     """The summary; exit code 2 when rows were lost to failures that a user can mend."""
-    failed = {reason: n for stage in result.get("stages", []) for reason, n in stage["dropped"].items() if reason in _FAILURES}
+    failed = {
+        reason: n for stage in result.get("stages", []) for reason, n in stage["dropped"].items() if reason in _FAILURES
+    }
     if as_json:
         _say(json.dumps(result))
     elif "stages" in result:
@@ -200,7 +217,10 @@ def _dry_run(path: Path, folder: Path, changes: dict[str, object], as_json: bool
     from pairwright.pipeline import plan
     from pairwright.wiring import read_recipe, steps
 
-    told = [{"stage": step.name, "would_run": bool(why), "why": why or "unchanged"} for step, _, _, why in plan(folder, steps(read_recipe(path, changes), folder))]
+    told = [
+        {"stage": step.name, "would_run": bool(why), "why": why or "unchanged"}
+        for step, _, _, why in plan(folder, steps(read_recipe(path, changes), folder))
+    ]
     if as_json:
         _say(json.dumps({"run": str(folder), "plan": told}))
         return
@@ -219,7 +239,13 @@ def _progress(quiet: bool) -> Any:
 
         from pairwright.wiring import Watch
 
-        columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]:.0f} tokens/s"), TimeRemainingColumn())
+        columns = (
+            TextColumn("sampling"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]:.0f} tokens/s"),
+            TimeRemainingColumn(),
+        )
         console = Console(stderr=True)
         with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as bar:
             yield _watch(bar, Watch)

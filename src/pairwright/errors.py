@@ -7,7 +7,7 @@
     ├── BackendError       (RuntimeError)  a model or a server that did not do its work
     ├── MissingDependency  (ImportError)   an optional package that is not installed; names the install line
     ├── NotIdentifiable    (ValueError)    a question that this data cannot answer; says what would answer it
-    └── NotConverged       (ArithmeticError)  a fit that stopped before its answer
+    └── NotConverged       (ArithmeticError) a fit that stopped before its answer
 
 The message says what, where (file, row, id, value) and what to do next. The command line prints it as one line and exits
 with 2; every other exception keeps its traceback.

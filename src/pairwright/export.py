@@ -85,7 +85,9 @@ class Folder:
         self.dropped.add(built.dropped)
         self.pairs.add(trl_rows(built.pairs, candidates) if texts else built.pairs.cast({"prompt_id": pl.String}))
 
-    def close(self, entries: Iterable[Entry], told: Mapping[str, Any], parts: pl.DataFrame | None = None) -> dict[str, Any]:
+    def close(
+        self, entries: Iterable[Entry], told: Mapping[str, Any], parts: pl.DataFrame | None = None
+    ) -> dict[str, Any]:
         """Writes every file; returns the ledger."""
         stages = [entry.told() for entry in entries]
         ledger = {"stages": stages, "pairs": self.tally.pairs, "advice": self.tally.advice()}
@@ -113,7 +115,9 @@ class Folder:
         write_json(self.folder / "ledger.json", ledger)
         return ledger
 
-    def _facts(self, stages: list[dict[str, Any]], told: Mapping[str, Any], parts: pl.DataFrame | None) -> dict[str, Any]:
+    def _facts(
+        self, stages: list[dict[str, Any]], told: Mapping[str, Any], parts: pl.DataFrame | None
+    ) -> dict[str, Any]:
         tally = self.tally
         rules = (tally.chosen, tally.rejected)
         prompts = [prompt_facts(shown, tally.compared_with, rules, _of(parts, shown)) for _, shown in tally.shown]
@@ -148,7 +152,9 @@ def ledger_text(stages: Iterable[Mapping[str, Any]]) -> str:
     for stage in stages:
         lost = ", ".join(f"{reason} {n}" for reason, n in stage["dropped"].items()) or "-"
         aside = ", ".join(f"{reason} {n}" for reason, n in stage["set_aside"].items()) or "-"
-        lines.append(f"| {stage['stage']} | {stage['unit']} | {stage['rows_in']} | {stage['kept']} | {lost} | {aside} |")
+        lines.append(
+            f"| {stage['stage']} | {stage['unit']} | {stage['rows_in']} | {stage['kept']} | {lost} | {aside} |"
+        )
     return "\n".join(lines)
 
 
@@ -172,7 +178,11 @@ def export_run(
     kept_parts = []
     assert out.candidates is not None
     for shard in range(prompts.shards):
-        asked, said, scores = prompts.read("prompts", shard), sampled.read("responses", shard), scored.read("scores", shard)
+        asked, said, scores = (
+            prompts.read("prompts", shard),
+            sampled.read("responses", shard),
+            scored.read("scores", shard),
+        )
         reward_only = scores.filter(pl.col("rater") == reward)
         rows = said.join(asked.select("prompt_id", "prompt"), on="prompt_id", how="left", maintain_order="left")
         rows = rows.join(reward_only, on=["prompt_id", "response_id"], how="left", maintain_order="left")

@@ -83,7 +83,9 @@ def plan(folder: Path, steps: Sequence[Step]) -> list[tuple[Step, Stage, dict[st
         stage = Stage(folder, step.name, step.shards, step.tables)
         told = describe(step, known)
         known[step.name] = digest({"stage": step.name, **told})
-        planned.append((step, stage, {"fingerprint": known[step.name], **told}, _why(step, stage, told, known[step.name])))
+        planned.append(
+            (step, stage, {"fingerprint": known[step.name], **told}, _why(step, stage, told, known[step.name]))
+        )
     return planned
 
 

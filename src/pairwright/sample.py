@@ -1,7 +1,7 @@
 """The sample stage: n responses per prompt through a `Sampler`, resumable draw by draw.
 
-The seed of a call comes from (seed, prompt id, first sample of the call), so that a prompt's draws depend neither on the
-other prompts nor on n: raising n adds samples and keeps those that are there.
+The seed of a call comes from (seed, prompt id, first sample of the call), so that a prompt's draws depend neither on
+the other prompts nor on n: raising n adds samples and keeps those that are there.
 """
 
 import hashlib
@@ -118,6 +118,6 @@ def to_tables(rows: Iterable[Row]) -> Split:
 
 
 def _reason(lost: str) -> tuple[str, str | None]:
-    """"prompt_too_long: 9000 tokens ..." -> ("prompt_too_long", "9000 tokens ...")."""
+    """ "prompt_too_long: 9000 tokens ..." -> ("prompt_too_long", "9000 tokens ...")."""
     reason, _, detail = lost.partition(": ")
     return reason, detail or None

@@ -28,7 +28,7 @@ from pairwright.tables import DROPPED, TABLES, Table, canonical_json, conform, e
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; renamed to it, after fsync, when the block ends well, deleted when it does not."""
+    """A temporary path beside `path`; renamed to it, after fsync, when the block ends well, else deleted."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,9 @@ def read_table(path: Path, table: Table) -> pl.DataFrame:
     try:
         data = pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {_why(error)}; delete it, and the stage makes it again") from error
+        raise DataError(
+            f"{path} cannot be read as Parquet: {_why(error)}; delete it, and the stage makes it again"
+        ) from error
     return conform(data, table, where=str(path))
 
 

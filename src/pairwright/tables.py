@@ -200,9 +200,7 @@ def conform(data: pl.DataFrame, table: Table, *, where: str) -> pl.DataFrame:
     return data
 
 
-def drops(
-    stage: str, ids: pl.DataFrame, reason: str | pl.Expr, *, detail: pl.Expr | None = None
-) -> pl.DataFrame:
+def drops(stage: str, ids: pl.DataFrame, reason: str | pl.Expr, *, detail: pl.Expr | None = None) -> pl.DataFrame:
     """A `dropped` table for these rows; `ids` has prompt_id and, for a response, response_id."""
     response = pl.col("response_id").cast(pl.String) if "response_id" in ids.columns else pl.lit(None, pl.String)
     return ids.select(

@@ -88,7 +88,9 @@ def read_recipe(path: Path, changes: Mapping[str, object] | None = None) -> Reci
     pairing = dict(table["pair"]) if isinstance(table["pair"], dict) else table["pair"]
     reward = pairing.pop("reward", score[0].rater if score else "") if isinstance(pairing, dict) else ""
     if reward not in [entry.rater for entry in score]:
-        raise ConfigError(f"[pair] reward {reward!r} is not one of the raters: {', '.join(r.rater for r in score) or 'none'}")
+        raise ConfigError(
+            f"[pair] reward {reward!r} is not one of the raters: {', '.join(r.rater for r in score) or 'none'}"
+        )
     shards = table.get("shards", SHARDS)
     if not isinstance(shards, int) or isinstance(shards, bool) or not 1 <= shards <= 99_999:
         raise ConfigError(f"[{path}] shards is a whole number from 1 to 99999, not {shards!r}")
@@ -115,7 +117,7 @@ class Watch:
     end: Callable[[], None] = lambda: None
 
 
-def steps(recipe: Recipe, folder: Path, watch: Watch = Watch()) -> list[Step]:  # noqa: B008  (frozen)
+def steps(recipe: Recipe, folder: Path, watch: Watch = Watch()) -> list[Step]:
     """The stages of a run of this recipe into this folder."""
     shards = recipe.shards
     prompts = Stage(folder, "prompts", shards, (PROMPTS,))
@@ -141,12 +143,16 @@ def steps(recipe: Recipe, folder: Path, watch: Watch = Watch()) -> list[Step]:  
     def pair_shard(shard: int) -> Frames:
         held = prompts.read("prompts", shard)
         scores = scored.read("scores", shard).filter(pl.col("rater") == recipe.reward)
-        rows = sampled.read("responses", shard).join(scores, on=["prompt_id", "response_id"], how="left", maintain_order="left")
+        rows = sampled.read("responses", shard).join(
+            scores, on=["prompt_id", "response_id"], how="left", maintain_order="left"
+        )
         built = build_pairs(rows, recipe.pair, prompt_ids=held["prompt_id"])
         return {"pairs": built.pairs, "prompt_stats": built.stats, "dropped": built.dropped}
 
     def export(todo: list[int]) -> Iterator[tuple[int, Frames]]:
-        told = export_run(folder, recipe.export, recipe.pair, recipe.reward, (prompts, sampled, scored, paired), manifest(recipe))
+        told = export_run(
+            folder, recipe.export, recipe.pair, recipe.reward, (prompts, sampled, scored, paired), manifest(recipe)
+        )
         for each in todo:
             yield each, told
 
@@ -178,8 +184,10 @@ def steps(recipe: Recipe, folder: Path, watch: Watch = Watch()) -> list[Step]:  
     ]  # fmt: skip
 
 
-def _sample(recipe: Recipe, todo: list[int], prompts: Stage, sampled: Stage, watch: Watch) -> Iterator[tuple[int, Frames]]:
-    """Draws what no finished shard, no journal and no earlier run of the same draws holds; a shard ends with its last."""
+def _sample(
+    recipe: Recipe, todo: list[int], prompts: Stage, sampled: Stage, watch: Watch
+) -> Iterator[tuple[int, Frames]]:
+    """Draws what neither the journal nor an earlier run of the same draws holds; a shard ends with its last draw."""
     held = {shard: prompts.read("prompts", shard) for shard in todo}
     wanted = {name: shard for shard in todo for name in held[shard]["prompt_id"]}
     journal = Journal(sampled.folder / "journal.jsonl")

@@ -184,16 +184,15 @@ class TestReading:
     def test_a_phone_scrolls_no_page_sideways(self, opened: Opener):
         facts = everywhere(build(), lambda text: f"{text}{'_' * 300}")
         script = """
-          const frame = document.documentElement;
-          frame.style.width = "360px"; document.body.style.width = "360px";
-          dispatchEvent(new Event("resize"));
           for (const open of document.querySelectorAll("details")) open.open = true;
           const free = (node) => !node.parentElement.closest(".scroll, .text, select, svg");
-          return [...document.querySelectorAll("body *")]
+          const wide = [...document.querySelectorAll("body *")]
             .filter((node) => free(node) && node.getBoundingClientRect().right > 360.5)
             .map((node) => node.outerHTML.slice(0, 90));
+          return { window: innerWidth, page: document.documentElement.scrollWidth, wide };
         """
-        assert result(opened(probed(page(facts), script), width=360)) == []
+        told = result(opened(probed(page(facts), script), width=360))
+        assert told == {"window": 360, "page": 360, "wide": []}
 
     @pytest.mark.parametrize("without", [nothing_ran, nothing_scored, one_candidate], ids=lambda f: f.__name__)
     def test_missing_pieces_stop_no_script(self, opened: Opener, without):
@@ -206,6 +205,9 @@ class TestReading:
     def test_a_prompt_without_spread_shows_all_its_dots(self, opened: Opener):
         dom = opened(page(build()), fragment="#prompt=3333333333333333")
         assert len(dots(dom)) == 16
+        width = float(Reader(dom).inside("svg", **{"class": "strip"})[0]["viewbox"].split()[2])
+        assert {float(told["cx"]) for told in dots(dom)} == {width / 2}
+        assert len({float(told["cy"]) for told in dots(dom)}) == 16
         assert "sd is 0" in Reader(dom).text["main"]
         assert "No rule picked a candidate here (dropped: zero_variance)." in Reader(dom).text["main"]
 

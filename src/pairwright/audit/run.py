@@ -47,9 +47,7 @@ class Tally:
         """The other rule of the page: min, or mu-2sigma when the rule is min itself."""
         return "mu-2sigma" if self.rejected == "min" else "min"
 
-    def add(
-        self, candidates: pl.DataFrame, pairs: pl.DataFrame, stats: pl.DataFrame, dropped: pl.DataFrame
-    ) -> None:
+    def add(self, candidates: pl.DataFrame, pairs: pl.DataFrame, stats: pl.DataFrame, dropped: pl.DataFrame) -> None:
         """One batch: the candidates, and what the pair stage made of them."""
         other = "sigma_id" if self.compared_with == "mu-2sigma" else "min_id"
         judged = stats.filter(pl.col("n_distinct") >= 2)
@@ -89,13 +87,17 @@ class Tally:
             return
         cut = candidates.filter(pl.col("finish_reason") == "length").select("prompt_id", "response_id")
         for side in ("chosen", "rejected"):
-            met = pairs.join(cut, left_on=["prompt_id", f"{side}_id"], right_on=["prompt_id", "response_id"], how="semi")
+            met = pairs.join(
+                cut, left_on=["prompt_id", f"{side}_id"], right_on=["prompt_id", "response_id"], how="semi"
+            )
             self.truncated[side] += met.height
 
     def _show(self, candidates: pl.DataFrame, stats: pl.DataFrame) -> None:
         """Keeps the prompts with the smallest keys: a sample that does not depend on the order of the file."""
         ids = stats["prompt_id"].cast(pl.String)
-        key = text_keys(np.array([text.encode("utf-8", "surrogatepass") for text in ids], np.bytes_)) if len(ids) else []
+        key = (
+            text_keys(np.array([text.encode("utf-8", "surrogatepass") for text in ids], np.bytes_)) if len(ids) else []
+        )
         worst = self.shown[-1][0] if len(self.shown) == SHOWN else 2**64
         lowest = np.argsort(key, kind="stable")[:SHOWN]
         for at in lowest:
@@ -117,7 +119,7 @@ class Tally:
             rule = self.rejected if self.sigma_k is not None else "mu-2sigma"
             if n <= n_same(k, ddof=self.ddof) and k < 0:
                 more = f"; {SEPARATE} or more would separate them on normal scores" if k == -2 else ""
-                said.append(f"You have {n} samples per prompt: {rule} and min are the same method here{more}.")
+                said.append(f"Most prompts have {n} usable responses: {rule} and min are the same method here{more}.")
             elif share > 0.9:
                 said.append(
                     f"{rule} and min pick the same response for {share:.0%} of the prompts, though {n} samples could "
@@ -134,11 +136,17 @@ def _counts(values: pl.Series) -> dict[str, int]:
     return dict(values.value_counts().iter_rows()) if len(values) else {}
 
 
-def prompt_facts(shown: dict[str, Any], compared_with: str, rules: tuple[str, str], parts: pl.DataFrame | None) -> dict[str, Any]:
+def prompt_facts(
+    shown: dict[str, Any], compared_with: str, rules: tuple[str, str], parts: pl.DataFrame | None
+) -> dict[str, Any]:
     """One prompt for the page: its statistics, its picks, all its candidates."""
     stats, rows = shown["stats"], shown["rows"]
     other = stats["sigma_id"] if compared_with == "mu-2sigma" else stats["min_id"]
-    picks = [(rules[0], "chosen", stats["chosen_id"]), (rules[1], "rejected", stats["rejected_id"]), (compared_with, "rejected", other)]
+    picks = [
+        (rules[0], "chosen", stats["chosen_id"]),
+        (rules[1], "rejected", stats["rejected_id"]),
+        (compared_with, "rejected", other),
+    ]
     by_response: dict[str, dict[str, float]] = {}
     if parts is not None:
         for response, rater, score in parts.select("response_id", "rater", "score").iter_rows():

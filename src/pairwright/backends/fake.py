@@ -1,4 +1,4 @@
-"""A sampler without a model: deterministic, instant, and part of the product, for tests and documents of yours and ours.
+"""A sampler without a model: deterministic, instant, part of the product, for tests and documents of yours and ours.
 
 Responses are words out of the prompt and of a small vocabulary; their number, order and repetition vary with
 (prompt, seed, draw), so that graded checks give a spread of scores. Some responses are cut off, some are empty or stand
@@ -19,10 +19,11 @@ from pairwright.core.segments import text_keys
 from pairwright.protocols import Ask, Decoding, Drawn
 from pairwright.tables import prompt_id
 
-VOCABULARY = (
-    "the a one two three small green river stone bird answer because however first then finally sun water quiet "
-    "quick simple reason example list item yes no people often learn read write make good better best"
-).split()
+_WORDS = """
+the a one two three small green river stone bird answer because however first then finally sun water quiet quick simple
+reason example list item yes no people often learn read write make good better best
+"""
+VOCABULARY = tuple(_WORDS.split())
 
 
 class FakeSampler:
@@ -53,4 +54,6 @@ class FakeSampler:
         spoken = [words[i] for i in rng.integers(0, stock, size=min(wanted, decoding.max_tokens))]
         cut = wanted > decoding.max_tokens
         text = " ".join(spoken).capitalize()
-        return Drawn(ask.key, draw, text if cut or not text else text + ".", "length" if cut else "stop", len(spoken) + 1)
+        return Drawn(
+            ask.key, draw, text if cut or not text else text + ".", "length" if cut else "stop", len(spoken) + 1
+        )

@@ -47,8 +47,8 @@ class OpenVINOSampler:
     """Draws from a GGUF model on the CPU."""
 
     redraw = (
-        "a whole run repeated in one go on one machine gives the same texts; one call drawn again alone, or a run that was "
-        "interrupted, need not: sums in the engine depend on the batch"
+        "a whole run repeated in one go on one machine gives the same texts; one call drawn again alone, or a run that "
+        "was interrupted, need not: sums in the engine depend on the batch"
     )
 
     def __init__(self, model: str = EMBEDDED) -> None:

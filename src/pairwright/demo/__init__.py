@@ -8,7 +8,7 @@ from pairwright.store import write_text
 
 
 def recipe_file(folder: Path, prompts: int | None = None) -> Path:
-    """Copies recipe and prompts (all, or the first so many) into `folder`, so that they can be read and changed there."""
+    """Copies recipe and prompts (all, or the first so many) into `folder`, where they can be read and changed."""
     shipped = files("pairwright.demo")
     lines = shipped.joinpath("prompts.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     if prompts is not None and not 1 <= prompts <= len(lines):

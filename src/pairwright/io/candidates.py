@@ -32,7 +32,18 @@ NAMES: dict[str, tuple[str, ...]] = {
     "scale_min": ("scale_min",),
     "scale_max": ("scale_max",),
 }
-LONG = ("prompt", "prompt_id", "response", "response_id", "score", "source", "finish_reason", "n_tokens", "scale_min", "scale_max")
+LONG = (
+    "prompt",
+    "prompt_id",
+    "response",
+    "response_id",
+    "score",
+    "source",
+    "finish_reason",
+    "n_tokens",
+    "scale_min",
+    "scale_max",
+)
 NESTED = ("prompt", "prompt_id", "responses", "scores", "source", "scale_min", "scale_max")
 _TEXT = ("prompt_id", "response", "response_id", "source", "finish_reason")
 _JSON: dict[str, Any] = {
@@ -66,9 +77,9 @@ def find_columns(available: list[str], renamed: Mapping[str, str], *, where: str
     needs = ("responses", "scores") if nested else ("score",)
     if any(name not in columns for name in needs) or not {"prompt", "prompt_id"} & set(columns):
         raise DataError(
-            f"{where} does not look like scored candidates: it has {', '.join(available) or 'no columns'}. Wanted, one row "
-            "per response: prompt, response, score; or one row per prompt: prompt, responses, rewards. Name other columns "
-            "with --column score=THEIR_NAME"
+            f"{where} does not look like scored candidates: it has {', '.join(available) or 'no columns'}. Wanted, one "
+            "row per response: prompt, response, score; or one row per prompt: prompt, responses, rewards. Name other "
+            "columns with --column score=THEIR_NAME"
         )
     return columns
 
@@ -143,13 +154,18 @@ def _passes(scan: pl.LazyFrame, key: str, path: Path, nested: bool) -> Iterator[
 
 def _no_repeats(part: pl.DataFrame, key: str, path: Path) -> None:
     if (again := part.filter(pl.col(key).is_duplicated())).height:
-        raise DataError(f"{path}: the prompt of row {again['_row'][0]} stands again in row {again['_row'][1]}; merge them")
+        raise DataError(
+            f"{path}: the prompt of row {again['_row'][0]} stands again in row {again['_row'][1]}; merge them"
+        )
 
 
 def _check_types(types: Mapping[str, pl.DataType], columns: Mapping[str, str], path: Path) -> None:
     wanted: dict[str, tuple[str, Any]] = {
         "score": ("numbers", lambda t: t.is_numeric() or t == pl.Null),
-        "scores": ("lists of numbers", lambda t: isinstance(t, pl.List) and (t.inner.is_numeric() or t.inner == pl.Null)),
+        "scores": (
+            "lists of numbers",
+            lambda t: isinstance(t, pl.List) and (t.inner.is_numeric() or t.inner == pl.Null),
+        ),
         "responses": ("lists of text", lambda t: t == pl.List(pl.String)),
         "prompt": ("text or messages", lambda t: t == pl.String or isinstance(t, pl.List)),
         "prompt_id": ("text or whole numbers", lambda t: t == pl.String or t.is_integer()),
@@ -158,7 +174,10 @@ def _check_types(types: Mapping[str, pl.DataType], columns: Mapping[str, str], p
     }
     for name, kind in types.items():
         if name in wanted and not wanted[name][1](kind):
-            raise DataError(f"{path}: column {columns[name]} holds {kind}, not {wanted[name][0]}; mend it or name another with --column {name}=...")
+            raise DataError(
+                f"{path}: column {columns[name]} holds {kind}, not {wanted[name][0]}; mend it or name another with "
+                f"--column {name}=..."
+            )
 
 
 def _jsonl_batches(path: Path, renamed: Mapping[str, str]) -> Iterator[pl.DataFrame]:
@@ -191,7 +210,9 @@ def _jsonl_batches(path: Path, renamed: Mapping[str, str]) -> Iterator[pl.DataFr
     step = limit if nested else BATCH_ROWS
     begin = 0
     while begin < whole.height:
-        end = int(start_P[max(np.searchsorted(start_P, begin + step, side="right") - 1, np.searchsorted(start_P, begin) + 1)])
+        end = int(
+            start_P[max(np.searchsorted(start_P, begin + step, side="right") - 1, np.searchsorted(start_P, begin) + 1)]
+        )
         yield canonical(whole[begin:end], first_row=begin, where=str(path))
         begin = end
 
@@ -236,7 +257,9 @@ def canonical(rows: pl.DataFrame, *, first_row: int | None, where: str) -> pl.Da
         rows = rows.with_columns(response_id=pl.int_range(pl.len()).over("prompt_id"))
     elif rows.select(pl.struct("prompt_id", "response_id").is_duplicated().any()).item():
         again = rows.filter(pl.struct("prompt_id", "response_id").is_duplicated())
-        raise DataError(f"{where}{at}: prompt {again['prompt_id'][0]} has two responses with the id {again['response_id'][0]}")
+        raise DataError(
+            f"{where}{at}: prompt {again['prompt_id'][0]} has two responses with the id {again['response_id'][0]}"
+        )
     return rows.with_columns(pl.col("score").cast(pl.Float64))
 
 
@@ -247,13 +270,17 @@ def _with_prompts(rows: pl.DataFrame, *, where: str) -> pl.DataFrame:
     key = "prompt_id" if "prompt_id" in rows.columns else "prompt"
     if rows[key].null_count():
         row = int(rows[key].is_null().arg_true()[0])
-        raise DataError(f"{where}: row {row} of this batch has no {key}; a response without its prompt cannot be paired")
+        raise DataError(
+            f"{where}: row {row} of this batch has no {key}; a response without its prompt cannot be paired"
+        )
     start = segments.starts(rows[key].hash().to_numpy())
     run = pl.Series(segments.owner(start), dtype=pl.UInt32)
     heads = rows[[int(at) for at in start[:-1]]] if rows.height else rows
     if key == "prompt_id" and (rows["prompt"].hash() != heads["prompt"].hash().gather(run)).any():
         row = int((rows["prompt"].hash() != heads["prompt"].hash().gather(run)).arg_true()[0])
-        raise DataError(f"{where}: prompt id {rows['prompt_id'][row]} stands for two different prompts; give each its own")
+        raise DataError(
+            f"{where}: prompt id {rows['prompt_id'][row]} stands for two different prompts; give each its own"
+        )
     messages = [as_messages(prompt, where=f"{where}, prompt {i}") for i, prompt in enumerate(heads["prompt"].to_list())]
     unfolded = pl.Series("prompt", messages, dtype=MESSAGES).gather(run)
     rows = rows.with_columns(unfolded)

@@ -40,7 +40,9 @@ def read_prompts(path: Path) -> Split:
             continue
         held = kept.setdefault(str(named["prompt_id"]), named)
         if held["prompt"] != named["prompt"]:
-            raise DataError(f"{where}: prompt id {named['prompt_id']} stands for two different prompts; give each its own")
+            raise DataError(
+                f"{where}: prompt id {named['prompt_id']} stands for two different prompts; give each its own"
+            )
         if held is not named:
             lost = {"prompt_id": named["prompt_id"], "reason": "duplicate_prompt", "detail": where}
             dropped.append({"stage": "prompts", **lost})

@@ -1,9 +1,9 @@
 """Pairs as TRL *explicit conversational* rows, the one form that TRL cannot misread, and the folder that holds them.
 
-    DIR/pairs.parquet (and .jsonl)    prompt, chosen, rejected as message lists + scores
-    DIR/candidates.parquet            every response with its scores (a second config of the same data set)
-    DIR/dropped.parquet               ids, stage, reason
-    DIR/README.md                     the data set card; `datasets.load_dataset("DIR")` reads its header
+DIR/pairs.parquet (and .jsonl)    prompt, chosen, rejected as message lists + scores
+DIR/candidates.parquet            every response with its scores (a second config of the same data set)
+DIR/dropped.parquet               ids, stage, reason
+DIR/README.md                     the data set card; `datasets.load_dataset("DIR")` reads its header
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ _META = ("rule", "chosen_id", "rejected_id", "z_chosen", "z_rejected", "hit_extr
 
 
 def trl_rows(pairs: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
-    """Joins the texts of `candidates` (prompt, response, source by ids) to `pairs`, once, for the rows that are written."""
+    """Joins the texts of `candidates` (prompt, response, source) to `pairs` by ids, for the rows that are written."""
     source = pl.col("source") if "source" in candidates.columns else pl.lit(None, pl.String)
     said = candidates.select("prompt_id", "response_id", "prompt", "response", source=source)
     key = ["prompt_id", "response_id"]
@@ -45,7 +45,10 @@ def trl_rows(pairs: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
         maintain_order="left",
         suffix="_rejected",
     )
-    if joined.height != pairs.height or joined.select(pl.any_horizontal(pl.col("response", "response_rejected").is_null()).any()).item():
+    if (
+        joined.height != pairs.height
+        or joined.select(pl.any_horizontal(pl.col("response", "response_rejected").is_null()).any()).item()
+    ):
         raise DataError("a pair names a response that the candidates do not hold")
     return joined.select(
         "prompt",
@@ -87,7 +90,9 @@ class Parts:
             if self.count == 1:
                 (self.folder / "000000.parquet").replace(temporary)
             elif self.count:
-                pl.scan_parquet(sorted(self.folder.glob("*.parquet"))).sink_parquet(temporary, compression="zstd", compression_level=1)
+                pl.scan_parquet(sorted(self.folder.glob("*.parquet"))).sink_parquet(
+                    temporary, compression="zstd", compression_level=1
+                )
             else:
                 pl.DataFrame(schema=schema).write_parquet(temporary)
         for old in self.folder.glob("*.parquet"):
@@ -126,8 +131,8 @@ configs:
 {summary}
 
 Rows are TRL *explicit conversational* rows: `prompt`, `chosen`, `rejected` as message lists. `score_chosen`,
-`score_rejected` and the signed `margin` are those of the rater that decided the pair. `margin` and `weight` have no effect
-in TRL's own `DPOTrainer`, which drops columns that it does not know.
+`score_rejected` and the signed `margin` are those of the rater that decided the pair. `margin` and `weight` have no
+effect in TRL's own `DPOTrainer`, which drops columns that it does not know.
 
 ```python
 from datasets import load_dataset
@@ -144,9 +149,15 @@ pairs = load_dataset("PATH_OF_THIS_FOLDER", "pairs", split="train")
 {settings}
 ```
 
-The rule that takes the response nearest to mean + k sigma is Pairwright's reading of Xiao et al. 2025 (arXiv 2502.16825),
-whose pair step is not published as code.
+The rule that takes the response nearest to mean + k sigma is Pairwright's reading of Xiao et al. 2025 (arXiv
+2502.16825), whose pair step is not published as code.
 """
 
 
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
+_SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+)
