@@ -193,18 +193,18 @@ class Journal:
         """The whole records, and how many half-written lines were found and set aside."""
         if not self.path.exists():
             return [], 0
-        records, torn = [], 0
+        records, torn = [], []
         for line in self.path.read_bytes().splitlines():
             try:
                 record = json.loads(line)
             except ValueError:
-                torn += 1
+                torn.append(line)
                 continue
             if isinstance(record, dict):
                 records.append(record)
         if torn:
-            shutil.copyfile(self.path, self.path.with_suffix(".torn"))
-        return records, torn
+            self.path.with_suffix(".torn").write_bytes(b"\n".join(torn))
+        return records, len(torn)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator["JournalWriter"]:

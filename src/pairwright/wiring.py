@@ -191,7 +191,9 @@ def _sample(
     held = {shard: prompts.read("prompts", shard) for shard in todo}
     wanted = {name: shard for shard in todo for name in held[shard]["prompt_id"]}
     journal = Journal(sampled.folder / "journal.jsonl")
-    recorded, _ = journal.read()
+    recorded, torn = journal.read()
+    if torn:
+        sampled.note(half_written_lines=torn)
     rows: dict[int, dict[tuple[str, int], dict[str, object]]] = {shard: {} for shard in todo}
     for row in [*_earlier(sampled, recipe), *recorded]:
         if row["prompt_id"] in wanted and int(str(row["sample"])) < recipe.sample.n:

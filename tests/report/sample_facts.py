@@ -93,7 +93,7 @@ def build(payload: str | None = None) -> Facts:
             "hit_extreme": same,
             "truncated_chosen": 0,
             "truncated_rejected": 1,
-            "skewness_median": -0.31,
+            "skewness_mean": -0.31,
         },
         "prompts_total": 5,
         "prompts_shown": 5,
@@ -221,7 +221,7 @@ def no_pairs(facts: Facts) -> None:
         "hit_extreme": 0,
         "truncated_chosen": 0,
         "truncated_rejected": 0,
-        "skewness_median": None,
+        "skewness_mean": None,
     }
 
 

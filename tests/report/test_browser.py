@@ -1,5 +1,6 @@
 """The page in headless Chromium: plots hold data, keys and clicks work, and a hostile response stays text."""
 
+import html
 import json
 import re
 import shutil
@@ -181,18 +182,24 @@ class TestReading:
         ]
         assert told["hash"] == "#prompt=2222222222222222"
 
-    def test_a_phone_scrolls_no_page_sideways(self, opened: Opener):
+    @pytest.mark.parametrize("width", [360, 800])
+    def test_no_page_scrolls_sideways(self, opened: Opener, width: int):
+        """In a frame, for a headless window is at least 500 pixels wide."""
         facts = everywhere(build(), lambda text: f"{text}{'_' * 300}")
         script = """
-          for (const open of document.querySelectorAll("details")) open.open = true;
+          const frame = document.querySelector("iframe"), inner = frame.contentDocument, view = frame.contentWindow;
+          for (const details of inner.querySelectorAll("details")) details.open = true;
           const free = (node) => !node.parentElement.closest(".scroll, .text, select, svg");
-          const wide = [...document.querySelectorAll("body *")]
-            .filter((node) => free(node) && node.getBoundingClientRect().right > 360.5)
+          const wide = [...inner.querySelectorAll("body *")]
+            .filter((node) => free(node) && node.getBoundingClientRect().right > view.innerWidth + 0.5)
             .map((node) => node.outerHTML.slice(0, 90));
-          return { window: innerWidth, page: document.documentElement.scrollWidth, wide };
+          const said = { ready: inner.documentElement.dataset.ready, window: view.innerWidth, wide };
+          document.documentElement.dataset.probe =
+            JSON.stringify({ ...said, page: inner.documentElement.scrollWidth - inner.documentElement.clientWidth });
         """
-        told = result(opened(probed(page(facts), script), width=360))
-        assert told == {"window": 360, "page": 360, "wide": []}
+        frame = f'<iframe width="{width}" height="800" style="border:0" srcdoc="{html.escape(page(facts))}"></iframe>'
+        told = result(opened(f"<!doctype html>{frame}<script>onload = () => {{ {script} }};</script>"))
+        assert told == {"ready": "yes", "window": width, "wide": [], "page": 0}
 
     @pytest.mark.parametrize("without", [nothing_ran, nothing_scored, one_candidate], ids=lambda f: f.__name__)
     def test_missing_pieces_stop_no_script(self, opened: Opener, without):

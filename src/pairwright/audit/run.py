@@ -70,7 +70,7 @@ class Tally:
         ):
             spread.add(values.drop_nulls().to_numpy())
         self._truncation(candidates, pairs)
-        self._show(candidates, stats)
+        self._show(candidates, stats, dropped)
 
     def add_scores(self, rater: str, scores: pl.Series, reasons: pl.Series | None = None) -> None:
         """The scores of one rater; nulls by reason."""
@@ -92,7 +92,7 @@ class Tally:
             )
             self.truncated[side] += met.height
 
-    def _show(self, candidates: pl.DataFrame, stats: pl.DataFrame) -> None:
+    def _show(self, candidates: pl.DataFrame, stats: pl.DataFrame, dropped: pl.DataFrame) -> None:
         """Keeps the prompts with the smallest keys: a sample that does not depend on the order of the file."""
         ids = stats["prompt_id"].cast(pl.String)
         key = (
@@ -104,7 +104,9 @@ class Tally:
             if key[at] < worst:
                 line = stats.row(int(at), named=True)
                 rows = candidates.filter(pl.col("prompt_id") == line["prompt_id"])
-                self.shown.append((int(key[at]), {"stats": line, "rows": rows}))
+                lost = dropped.filter(pl.col("prompt_id") == str(line["prompt_id"]), pl.col("response_id").is_not_null())
+                aside = dict(lost.select("response_id", "reason").iter_rows())
+                self.shown.append((int(key[at]), {"stats": line, "rows": rows, "aside": aside}))
         self.shown = sorted(self.shown, key=lambda item: item[0])[:SHOWN]
 
     def advice(self) -> list[str]:
@@ -160,7 +162,7 @@ def prompt_facts(
             {
                 "id": str(row["response_id"]),
                 "score": score,
-                "reason": row.get("reason"),
+                "reason": shown["aside"].get(str(row["response_id"])),
                 "text": row.get("response"),
                 "finish_reason": row.get("finish_reason"),
                 "n_tokens": row.get("n_tokens"),
@@ -218,6 +220,6 @@ def pairing_facts(tally: Tally) -> dict[str, Any]:
         "hit_extreme": tally.hit_extreme,
         "truncated_chosen": tally.truncated["chosen"],
         "truncated_rejected": tally.truncated["rejected"],
-        "skewness_median": tally.skewness.mean,
+        "skewness_mean": tally.skewness.mean,
     }
     return {"rules": rules, "pairs": pairs}

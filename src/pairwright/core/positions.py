@@ -27,6 +27,7 @@ from pairwright.core.segments import (
 )
 
 TIE = 1e-9  # two distances to a target that differ by less than this many sigma are equal
+ROUNDING = 4 * np.finfo(np.float64).eps  # what rounding can add to such a difference, as a share of |mean|
 
 
 class Candidates(NamedTuple):
@@ -64,37 +65,46 @@ def distinct(score_R: Floats, start_P: Ints, text_R: NDArray[np.generic] | None 
     first = np.flatnonzero(new)
     count = np.diff(np.append(first, n))
     row = order[first]  # lexsort is stable: the first of a group is its earliest row
-    base = score_R[row]
-    offset = np.add.reduceat(score_R[order] - np.repeat(base, count), first) if n else base
+    down_P = _into_unit(score_R, start_P)
+    unit_R = score_R * down_P[prompt_R]
+    base = unit_R[row]
+    offset = np.add.reduceat(unit_R[order] - np.repeat(base, count), first) / count if n else base
+    score = np.where(offset == 0, score_R[row], (base + offset) / down_P[prompt_R[row]])
     by_row = np.argsort(row)
     place = np.empty(len(row), np.int64)
     place[by_row] = np.arange(len(row))
     candidate_R = np.empty(n, np.int64)
     candidate_R[order] = np.repeat(place, count)
     row_C = row[by_row]
-    return Candidates(
-        (base + offset / count)[by_row], count[by_row], row_C, np.searchsorted(row_C, start_P), candidate_R
-    )
+    return Candidates(score[by_row], count[by_row], row_C, np.searchsorted(row_C, start_P), candidate_R)
+
+
+def _into_unit(score: Floats, start_P: Ints) -> Floats:
+    """A power of two per prompt that brings its scores into -1 .. 1: exact, and no sum, square or cube overflows."""
+    most_P = np.maximum(highest(score, start_P), -lowest(score, start_P))
+    return np.ldexp(1.0, -np.maximum(np.frexp(most_P)[1], -1000))
 
 
 def moments(candidates: Candidates, *, ddof: int = 0) -> Moments:
     """Mean, standard deviation (ddof 0: population, 1: sample) and skewness of each prompt's rows.
 
     Two passes around the first score of the prompt, so that equal scores give sd = 0 exactly. With ddof 1 the sd of a
-    single row is nan.
+    single row is nan. Right for every finite score; a sample sd beyond the largest float is inf.
     """
     score_C, count_C, _, start_P, _ = candidates
     size_P = np.diff(start_P)
     n_P = total(count_C, start_P)
-    first_P = score_C[start_P[:-1]]
-    shifted_C = score_C - np.repeat(first_P, size_P)
+    down_P = _into_unit(score_C, start_P)
+    unit_C = score_C * np.repeat(down_P, size_P)
+    first_P = unit_C[start_P[:-1]]
+    shifted_C = unit_C - np.repeat(first_P, size_P)
     shift_P = total(count_C * shifted_C, start_P) / n_P
     deviation_C = shifted_C - np.repeat(shift_P, size_P)
     square_P = total(count_C * deviation_C**2, start_P)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        sd_P = np.sqrt(square_P / (n_P - ddof))
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        sd_P = np.sqrt(square_P / (n_P - ddof)) / down_P
         skewness_P = total(count_C * deviation_C**3, start_P) / n_P / (square_P / n_P) ** 1.5
-    return Moments(n_P, first_P + shift_P, sd_P, skewness_P)
+    return Moments(n_P, (first_P + shift_P) / down_P, sd_P, skewness_P)
 
 
 def zero_variance(spread: Moments, *, tol: float = 1e-9) -> Bools:
@@ -129,8 +139,9 @@ def nearest(candidates: Candidates, target_P: Floats, *, side: float, tol_P: Flo
     """
     score_C, start_P = candidates.score_C, candidates.start_P
     size_P = np.diff(start_P)
-    distance_C = np.abs(score_C - np.repeat(target_P, size_P))
-    near_C = distance_C <= np.repeat(lowest(distance_C, start_P) + tol_P, size_P)
+    with np.errstate(over="ignore"):  # too far to be a float is still far
+        distance_C = np.abs(score_C - np.repeat(target_P, size_P))
+        near_C = distance_C <= np.repeat(lowest(distance_C, start_P) + tol_P, size_P)
     if side == 0:
         return first_true(near_C, start_P)
     return first_lowest(-np.sign(side) * score_C, start_P, near_C)
@@ -138,7 +149,10 @@ def nearest(candidates: Candidates, target_P: Floats, *, side: float, tol_P: Flo
 
 def sigma(candidates: Candidates, spread: Moments, k: float) -> Ints:
     """The candidate nearest to mu + k*sigma (Xiao et al. 2025; "nearest" is inferred)."""
-    return nearest(candidates, spread.mean_P + k * spread.sd_P, side=k, tol_P=TIE * spread.sd_P)
+    tol_P = TIE * spread.sd_P + ROUNDING * np.abs(spread.mean_P)
+    with np.errstate(over="ignore"):
+        target_P = spread.mean_P + k * spread.sd_P
+    return nearest(candidates, target_P, side=k, tol_P=tol_P)
 
 
 def n_same(k: float, *, ddof: int = 0) -> int:
@@ -177,8 +191,9 @@ def median_mad(candidates: Candidates) -> tuple[Floats, Floats]:
     """Median and 1.4826 * median absolute deviation (the sd of a normal distribution), copies counted."""
     median_P = _weighted_median(candidates.score_C, candidates.count_C, candidates.start_P)
     size_P = np.diff(candidates.start_P)
-    away_C = np.abs(candidates.score_C - np.repeat(median_P, size_P))
-    return median_P, 1.4826 * _weighted_median(away_C, candidates.count_C, candidates.start_P)
+    with np.errstate(over="ignore"):
+        away_C = np.abs(candidates.score_C - np.repeat(median_P, size_P))
+        return median_P, 1.4826 * _weighted_median(away_C, candidates.count_C, candidates.start_P)
 
 
 def _weighted_median(value_C: Floats, count_C: Ints, start_P: Ints) -> Floats:
@@ -191,13 +206,15 @@ def _weighted_median(value_C: Floats, count_C: Ints, start_P: Ints) -> Floats:
     n_P = total(count_C, start_P)
     low, high = ((n_P + 1) // 2, n_P // 2 + 1)
     middle = [value_C[order[first_true(within >= np.repeat(at, size_P), start_P)]] for at in (low, high)]
-    return (middle[0] + middle[1]) / 2
+    return np.where(middle[0] == middle[1], middle[0], middle[0] / 2 + middle[1] / 2)  # their sum may overflow
 
 
 def robust_sigma(candidates: Candidates, k: float) -> Ints:
     """The candidate nearest to median + k * 1.4826 * MAD; -1 where the MAD is 0 and so has no scale."""
     median_P, mad_P = median_mad(candidates)
-    at_P = nearest(candidates, median_P + k * mad_P, side=k, tol_P=TIE * mad_P)
+    with np.errstate(over="ignore"):
+        target_P = median_P + k * mad_P if k else median_P
+    at_P = nearest(candidates, target_P, side=k, tol_P=TIE * mad_P + ROUNDING * np.abs(median_P))
     return np.where(mad_P > 0, at_P, -1) if k else at_P
 
 
@@ -265,5 +282,5 @@ def length_matched(
 
 def z(score: Floats, mean: Floats, sd: Floats) -> Floats:
     """(score - mean) / sd, nan where sd is 0."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(sd > 0, (score - mean) / sd, np.nan)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        return np.where(sd > 0, (score / 2 - mean / 2) / sd * 2, np.nan)  # score - mean may overflow

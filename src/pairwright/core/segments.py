@@ -81,10 +81,10 @@ def mix(key: Keys) -> Keys:
 
 
 def text_keys(text_R: NDArray[np.bytes_]) -> Keys:
-    """A 64-bit number per byte string (FNV-1a, then spread); the same on every machine."""
+    """A 64-bit number per byte string (FNV-1a, then spread); the same on every machine. Final NULs do not count."""
     width = text_R.dtype.itemsize
     bytes_RT = text_R.view(np.uint8).reshape(len(text_R), width)
-    ends = np.full(len(text_R), width) - np.argmax(bytes_RT[:, ::-1] != 0, axis=1) if len(text_R) else np.zeros(0, int)
+    ends = np.strings.str_len(text_R)
     key = np.full(len(text_R), 0xCBF29CE484222325, np.uint64)
     with np.errstate(over="ignore"):
         for at in range(width):  # over the width of an id, not over rows

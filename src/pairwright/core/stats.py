@@ -1,10 +1,13 @@
 """Counts that grow with a stream: a histogram whose range widens, sums that need one pass."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from pairwright.core.segments import Floats, Ints
+
+_DOWN = 2.0**-8
 
 
 @dataclass
@@ -13,6 +16,7 @@ class Spread:
 
     The histogram has 2 * `half` bins; when a value falls outside, bins are merged two by two and the width doubles, so
     that every count is exact and memory does not grow. Distinct values are counted up to `most`, then "at least".
+    Right for every finite number: the bins are kept in units of 1 / _DOWN, so that no edge overflows.
     """
 
     half: int = 16
@@ -21,7 +25,7 @@ class Spread:
     low: float = np.inf
     high: float = -np.inf
     _mean: float = 0.0
-    _square: float = 0.0  # sum of squared deviations from the mean
+    _sd: float = 0.0  # population; its square may be beyond the range of floats
     _width: float = 0.0
     _origin: float = 0.0
     _counts: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -36,32 +40,39 @@ class Spread:
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
         if len(self._values) <= self.most:
             self._values.update(np.unique(values)[: self.most + 1].tolist())
+        low, high = self.low * _DOWN, self.high * _DOWN
         if self._width == 0:
-            self._start()
-        while self.low < self._origin or self.high >= self._origin + self._width * 2 * self.half:
-            self._widen()
-        at = np.clip(((values - self._origin) / self._width).astype(np.int64), 0, 2 * self.half - 1)
+            self._start(low, high)
+        while low < self._origin or high >= self._origin + self._width * 2 * self.half:
+            self._widen(below=low < self._origin)
+        at = np.clip(((values * _DOWN - self._origin) / self._width).astype(np.int64), 0, 2 * self.half - 1)
         self._counts += np.bincount(at, minlength=2 * self.half)
 
     def _moments(self, values: Floats) -> None:
-        """Chan, Golub and LeVeque 1983: sums of two parts joined without loss."""
-        n, mean = len(values), float(values.mean())
-        off = mean - self._mean
-        both = self.n + n
-        self._square += float(((values - mean) ** 2).sum()) + off**2 * self.n * n / both
-        self._mean += off * n / both
+        """Chan, Golub and LeVeque 1983, with roots in place of squares; equal values give sd = 0 exactly."""
+        exponent = int(np.frexp(np.abs(values).max())[1])
+        unit = np.ldexp(values, -exponent)  # in -1 .. 1: no sum nor square overflows
+        mean = float(unit[0] + (unit - unit[0]).mean())
+        sd = math.ldexp(float(np.sqrt(np.square(unit - mean).mean())), exponent)
+        mean = float(np.ldexp(mean, exponent))
+        n, both = len(values), self.n + len(values)
+        off = mean / 2 - self._mean / 2
+        self._sd = math.hypot(
+            self._sd * math.sqrt(self.n / both), sd * math.sqrt(n / both), off * (2 * math.sqrt(self.n / both * n / both))
+        )
+        self._mean += off * n / both * 2 if self.n else mean
         self.n = both
 
-    def _start(self) -> None:
-        span = self.high - self.low
-        self._width = span / (2 * self.half) * (1 + 1e-9) if span > 0 else max(1.0, abs(self.low)) * 1e-3
-        self._origin = self.low if span > 0 else self.low - self.half * self._width
+    def _start(self, low: float, high: float) -> None:
+        span = high - low
+        least = max(2 * float(np.spacing(max(-low, high))), 1e-300)  # finer bins would share an edge
+        self._width = max(span / (2 * self.half) * (1 + 1e-9), least) if span > 0 else max(_DOWN, abs(low)) * 1e-3
+        self._origin = low if span > 0 else low - self.half * self._width
         self._counts = np.zeros(2 * self.half, np.int64)
 
-    def _widen(self) -> None:
+    def _widen(self, *, below: bool) -> None:
         """Twice the width; the old range becomes the upper half when low values came, else the lower half."""
         merged = self._counts.reshape(-1, 2).sum(axis=1)
-        below = self.low < self._origin
         if below:
             self._origin -= self._width * 2 * self.half
         self._width *= 2
@@ -74,7 +85,7 @@ class Spread:
 
     @property
     def sd(self) -> float | None:
-        return float(np.sqrt(self._square / self.n)) if self.n else None
+        return self._sd if self.n else None
 
     @property
     def distinct(self) -> int:
@@ -87,5 +98,7 @@ class Spread:
             return [], []
         held = np.flatnonzero(self._counts)
         first, last = held[0], held[-1] + 1
-        edges = self._origin + self._width * np.arange(first, last + 1)
-        return edges.tolist(), self._counts[first:last].tolist()
+        with np.errstate(over="ignore"):
+            edges = (self._origin + self._width * np.arange(first, last + 1)) / _DOWN
+        most = np.finfo(np.float64).max
+        return np.clip(edges, -most, most).tolist(), self._counts[first:last].tolist()

@@ -72,11 +72,9 @@ def build_pairs(candidates: pl.DataFrame, settings: Pairing, *, prompt_ids: pl.S
     `candidates` needs prompt_id, response_id and score (f64, null = missing); response (text) merges equal texts and
     drops empty ones, finish_reason marks the unfinished, reason says why a score is null.
     """
-    if prompt_ids is not None and (bare := prompt_ids.filter(~prompt_ids.is_in(candidates["prompt_id"].unique().implode()))).len():
-        built = build_pairs(candidates, settings)
-        stats = pl.concat([built.stats, pl.DataFrame({"prompt_id": bare, "n": 0, "n_distinct": 0, "outcome": "too_few"}, schema_overrides={"n": pl.Int32, "n_distinct": pl.Int32})], how="diagonal")
-        return Built(built.pairs, stats, pl.concat([drops("pair", bare.to_frame(), "too_few"), built.dropped]))
-    numbered, prompt_ids = _number_prompts(candidates)
+    if prompt_ids is not None:
+        return _with_bare(build_pairs(candidates, settings), prompt_ids)
+    numbered, prompt_ids = _number_prompts(_typed(candidates))
     kept, aside = _set_aside(numbered, settings)
     rows_P = np.bincount(kept["_prompt"].to_numpy(), minlength=len(prompt_ids))
     full_P = rows_P > 0
@@ -94,6 +92,25 @@ def build_pairs(candidates: pl.DataFrame, settings: Pairing, *, prompt_ids: pl.S
     return Built(pairs, stats, dropped)
 
 
+def _with_bare(built: Built, prompt_ids: pl.Series) -> Built:
+    """Accounts for the prompts without a single response as well."""
+    asked = prompt_ids.unique(maintain_order=True).alias("prompt_id")
+    bare = asked.filter(~asked.is_in(built.stats["prompt_id"].implode())).to_frame()
+    none = bare.with_columns(n=pl.lit(0, pl.Int32), n_distinct=pl.lit(0, pl.Int32), outcome=pl.lit("too_few"))
+    stats = pl.concat([built.stats, none], how="diagonal")
+    return Built(built.pairs, stats, pl.concat([drops("pair", bare, "too_few"), built.dropped]))
+
+
+def _typed(candidates: pl.DataFrame) -> pl.DataFrame:
+    """Numbers as f64, and columns of nulls alone with the type that they would have."""
+    kind = candidates.schema["score"]
+    if not (kind.is_numeric() or kind == pl.Null):
+        raise DataError(f"column score is {kind}, not a number; turn it into numbers first, null where one is missing")
+    if candidates.schema.get("response") == pl.Null:
+        candidates = candidates.with_columns(pl.col("response").cast(pl.String))
+    return candidates.with_columns(pl.col("score").cast(pl.Float64))
+
+
 def pick_pairs(scene: Scene, above: Rule, below: Rule, settings: Pairing) -> Picks:
     """Both sides of every prompt and what came of them (core arrays only)."""
     cands, spread = scene.candidates, scene.spread
@@ -101,7 +118,8 @@ def pick_pairs(scene: Scene, above: Rule, below: Rule, settings: Pairing) -> Pic
     rejected_P = apply(below, scene._replace(other_P=chosen_P))
     size_P = np.diff(cands.start_P)
     score = np.append(cands.score_C, np.nan)  # index -1: no pick
-    gap_P = score[chosen_P] - score[rejected_P]
+    with np.errstate(over="ignore"):
+        gap_P = score[chosen_P] - score[rejected_P]
     missing_P = (chosen_P < 0) | (rejected_P < 0) | _no_position(scene, above, settings) | _no_position(scene, below, settings)
     tests = (
         size_P < 2,
@@ -172,8 +190,9 @@ def _draws(kept: pl.DataFrame, start_R: Ints, settings: Pairing) -> Keys | None:
 def keys(ids: pl.Series) -> Keys:
     """A 64-bit number per id that is the same on every machine and in every version."""
     if ids.dtype.is_integer():
-        return segments.mix(ids.cast(pl.Int64).to_numpy().astype(np.uint64))
-    return segments.text_keys(np.array([text.encode("utf-8", "surrogatepass") for text in ids.cast(pl.String)], np.bytes_))
+        return segments.mix(ids.to_numpy().astype(np.uint64))
+    coded = [text.encode() + b"\xff" * text.endswith("\0") for text in ids.cast(pl.String)]  # numpy strips final NULs
+    return segments.text_keys(np.array(coded, np.bytes_))
 
 
 def _lengths(kept: pl.DataFrame, cands: positions.Candidates) -> Floats | None:
@@ -199,6 +218,8 @@ class _Table(NamedTuple):
         above, below = picks.chosen_P[paired], picks.rejected_P[paired]
         score_C = self.scene.candidates.score_C
         mean, sd = self.scene.spread.mean_P[paired], self.scene.spread.sd_P[paired]
+        with np.errstate(over="ignore"):
+            margin = score_C[above] - score_C[below]
         lowest_P = segments.lowest(score_C, self.scene.candidates.start_P)
         return pl.DataFrame(
             {
@@ -207,7 +228,7 @@ class _Table(NamedTuple):
                 "rejected_id": self.ids(below),
                 "score_chosen": score_C[above],
                 "score_rejected": score_C[below],
-                "margin": score_C[above] - score_C[below],
+                "margin": margin,
                 "rule": np.full(len(paired), f"{settings.chosen}/{settings.rejected}"),
                 "z_chosen": positions.z(score_C[above], mean, sd),
                 "z_rejected": positions.z(score_C[below], mean, sd),
@@ -223,7 +244,7 @@ class _Table(NamedTuple):
                 "n": spread.n_P,
                 "n_distinct": np.diff(cands.start_P),
                 "mean": spread.mean_P,
-                "sd": spread.sd_P,
+                "sd": pl.Series(spread.sd_P).fill_nan(None),
                 "skewness": pl.Series(spread.skewness_P).fill_nan(None),
                 "outcome": names.gather(picks.outcome_P),
                 "max_id": self.ids(positions.maximum(cands)),

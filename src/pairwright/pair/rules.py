@@ -102,9 +102,10 @@ CHOSEN_ONLY_NEVER = frozenset({"threshold", "length_matched"})  # only the rejec
 GRID = ("min", "mu-2sigma", "mu-1sigma", "mu", "mu+1sigma", "mu+2sigma", "max")  # low to high
 
 _NUMBER = r"[+-]?\d+(?:\.\d+)?"
-_SIGMA = re.compile(rf"mu(?:(?P<k>[+-]\d+(?:\.\d+)?)\*?s(?:igma)?)?")
+_SIGMA = re.compile(r"mu(?:(?P<k>[+-]\d+(?:\.\d+)?)\*?s(?:igma)?)?")
 _MAD = re.compile(r"median(?:(?P<k>[+-]\d+(?:\.\d+)?)\*?mad)?")
 _CALL = re.compile(rf"(?P<kind>[a-z_]+)\((?P<args>{_NUMBER}(?:,{_NUMBER})*)\)")
+_MOST = 1e9  # n_same(k) and row numbers stay within 64 bits
 _ARGS = {"min_of": 1, "max_of": 1, "quantile": 1, "rank": 1, "threshold": 1, "length_matched": 2}
 
 
@@ -115,7 +116,7 @@ def parse_rule(text: str) -> Rule:
         return Rule(name, name)
     for pattern, kind in ((_SIGMA, "sigma"), (_MAD, "mad")):
         if found := pattern.fullmatch(name):
-            return Rule(name, kind, (float(found["k"] or 0),))
+            return _sane(Rule(name, kind, (float(found["k"] or 0),)))
     if (found := _CALL.fullmatch(name)) and found["kind"] in _ARGS:
         rule = Rule(name, found["kind"], tuple(float(number) for number in found["args"].split(",")))
         if len(rule.args) == _ARGS[rule.kind]:
@@ -136,10 +137,11 @@ def _sane(rule: Rule) -> Rule:
         "threshold": first <= 0,
         "length_matched": first > rule.args[-1],
     }
-    if complaint[rule.kind]:
+    if complaint.get(rule.kind) or max(abs(number) for number in rule.args) > _MOST:
         raise ConfigError(
             f"rule {rule.name}: min_of and max_of take a whole number from 1, rank one that is not 0, quantile a share "
-            "from 0 to 1, threshold a gap above 0, length_matched two positions in sigma, the lower first"
+            "from 0 to 1, threshold a gap above 0, length_matched two positions in sigma, the lower first; none "
+            "is above 1e9"
         )
     return rule
 
@@ -150,7 +152,9 @@ def parse_sides(chosen: str, rejected: str) -> tuple[Rule, Rule]:
     if above.kind in CHOSEN_ONLY_NEVER:
         raise ConfigError(f"{above.name} is found relative to the chosen response: it can only be the rejected rule")
     if above.place <= below.place:
-        raise ConfigError(f"the chosen rule {above.name} does not stand above the rejected rule {below.name}; exchange them")
+        raise ConfigError(
+            f"the chosen rule {above.name} does not stand above the rejected rule {below.name}; exchange them"
+        )
     return above, below
 
 

@@ -57,7 +57,7 @@ class Pairs(TypedDict):
     hit_extreme: int
     truncated_chosen: int
     truncated_rejected: int
-    skewness_median: float | None
+    skewness_mean: float | None
 
 
 class Message(TypedDict):

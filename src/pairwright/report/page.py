@@ -314,7 +314,7 @@ def _pairs(pairs: Pairs) -> Html:
             ("rejected one is the prompt's lowest", _share(pairs["hit_extreme"], pairs["n"])),
             ("chosen text cut off", _share(pairs["truncated_chosen"], pairs["n"])),
             ("rejected text cut off", _share(pairs["truncated_rejected"], pairs["n"])),
-            ("median skewness of a prompt's scores", _signed(pairs["skewness_median"])),
+            ("mean skewness of a prompt's scores", _signed(pairs["skewness_mean"])),
         ]
     )
     margin = el(
