@@ -2,7 +2,7 @@
 
 Source: Xiao et al., "Finding the Sweet Spot: Preference Data Construction for Scaling Preference Optimization", ACL 2025
 (arXiv 2502.16825). The paper names seven positions mu + k*sigma, k in {-inf, -2, -1, 0, 1, 2, inf}; that the response
-*nearest* to the position is meant is our reading of the released checkpoint names (docs/methods/pairing.md).
+*nearest* to the position is meant is our reading of the released checkpoint names (docs/pairing.md).
 
 A candidate is a distinct text. Every pick is a candidate's row, or -1 where the position does not exist.
 """

@@ -3,6 +3,8 @@
 A group is the run of rows start_P[p] .. start_P[p + 1] - 1; every group must hold at least one row.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,7 +34,7 @@ def compress(keep_R: Bools, start_P: Ints) -> Ints:
     return counted[start_P].astype(np.int64)
 
 
-def total(value_R: NDArray[np.generic], start_P: Ints) -> NDArray[np.generic]:
+def total(value_R: NDArray[Any], start_P: Ints) -> NDArray[Any]:
     """Sum of each group."""
     return np.add.reduceat(value_R, start_P[:-1]) if len(start_P) > 1 else value_R[:0]
 
@@ -95,5 +97,5 @@ def text_keys(text_R: NDArray[np.bytes_]) -> Keys:
 
 def draw(seed: int, prompt_key_P: Keys, response_key_R: Keys, start_P: Ints) -> Keys:
     """One pseudo-random number per row that depends on (seed, prompt, response) alone: not on rows nor workers."""
-    seeded_P = mix(prompt_key_P ^ mix(np.uint64([seed % 2**64])))
+    seeded_P = mix(prompt_key_P ^ mix(np.array([seed % 2**64], np.uint64)))
     return mix(mix(response_key_R) ^ np.repeat(seeded_P, np.diff(start_P)))

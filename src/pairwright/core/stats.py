@@ -7,7 +7,7 @@ import numpy as np
 
 from pairwright.core.segments import Floats, Ints
 
-_DOWN = 2.0**-8
+_DOWN = 2.0**-8  # exact, and leaves room for a range of bins around the largest float
 
 
 @dataclass
@@ -57,10 +57,10 @@ class Spread:
         mean = float(np.ldexp(mean, exponent))
         n, both = len(values), self.n + len(values)
         off = mean / 2 - self._mean / 2
-        self._sd = math.hypot(
-            self._sd * math.sqrt(self.n / both), sd * math.sqrt(n / both), off * (2 * math.sqrt(self.n / both * n / both))
-        )
-        self._mean += off * n / both * 2 if self.n else mean
+        before, now = self.n / both, n / both
+        apart = off * (2 * math.sqrt(before * now))
+        self._sd = math.hypot(self._sd * math.sqrt(before), sd * math.sqrt(now), apart)
+        self._mean = (self._mean / 2 + off * now) * 2 if self.n else mean
         self.n = both
 
     def _start(self, low: float, high: float) -> None:

@@ -1,0 +1,188 @@
+"""Conversations: checking them, cutting them into prompt and answers, and the text forms that some layouts use."""
+
+import re
+from collections.abc import Mapping
+
+from pairwright.io.layouts.model import Messages, Refused
+from pairwright.tables import ROLES
+
+_HH = re.compile(r"\n\n(Human|Assistant):[ ]?")
+_HH_LINE = re.compile(r"^(Human|Assistant):", re.MULTILINE)
+_HH_ROLES = {"Human": "user", "Assistant": "assistant"}
+_MARK = re.compile(r"\n?<extra_id_[01]>(System|User|Assistant)\n")
+_FROM = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_FROM |= {"observation": "tool", "function_call": "function"}
+_TO = {"user": "human", "assistant": "gpt", "system": "system", "tool": "observation", "function": "function_call"}
+
+
+def messages(value: object, *, what: str, keys: tuple[str, str] = ("role", "content")) -> Messages:
+    """A list of messages, reduced to role and content."""
+    if value is None:
+        raise Refused("null_side" if what != "prompt" else "prompt_missing", f"{what} is null")
+    if not isinstance(value, list):
+        raise Refused("unusable_turn", f"{what} is {type(value).__name__}, not a list of messages")
+    return [message(turn, what=what, keys=keys) for turn in value]
+
+
+def message(turn: object, *, what: str, keys: tuple[str, str] = ("role", "content")) -> dict[str, str]:
+    """One message; a tool call or a content that is no text is refused, because a pair without it means another thing."""
+    if turn is None:
+        raise Refused("null_side", f"{what} is null")
+    if not isinstance(turn, dict):
+        raise Refused("unusable_turn", f"{what} holds {type(turn).__name__}, not a message")
+    role, content = turn.get(keys[0]), turn.get(keys[1])
+    if not isinstance(role, str) or role not in ROLES:
+        raise Refused("unusable_turn", f"{what} has a turn with the {keys[0]} {role!r}")
+    if content is None and not turn.get("tool_calls") and role == "assistant":
+        raise Refused("null_side", f"{what} has an answer without text")
+    if not isinstance(content, str) or turn.get("tool_calls"):
+        raise Refused("unusable_turn", f"{what} has a turn that is not plain text")
+    return {"role": role, "content": content}
+
+
+def text(value: object, *, what: str) -> str:
+    if value is None:
+        raise Refused("prompt_missing" if what == "prompt" else "null_side", f"{what} is null")
+    if not isinstance(value, str):
+        raise Refused("unusable_turn", f"{what} is {type(value).__name__}, not text")
+    return value
+
+
+def user(content: str) -> Messages:
+    return [{"role": "user", "content": content}]
+
+
+def assistant(content: str) -> Messages:
+    return [{"role": "assistant", "content": content}]
+
+
+def prompt_of(value: object, *, what: str = "prompt") -> Messages:
+    """A prompt given as text or as messages; it ends with a user turn."""
+    turns = user(text(value, what="prompt")) if not isinstance(value, list) else messages(value, what="prompt")
+    return whole_prompt(turns, what=what)
+
+
+def whole_prompt(turns: Messages, *, what: str = "prompt") -> Messages:
+    if not turns or not turns[-1]["content"].strip():
+        raise Refused("prompt_missing", f"{what} is empty")
+    if turns[-1]["role"] != "user":
+        raise Refused("prompt_unusable", f"{what} ends with a {turns[-1]['role']} turn, not with a user turn")
+    return turns
+
+
+def answer(turns: Messages, *, what: str) -> Messages:
+    """The new turns of one side: they begin and end with the assistant and no user speaks in between."""
+    if not turns or not turns[-1]["content"].strip():
+        raise Refused("empty_side", f"{what} is empty")
+    if any(turn["role"] not in ("assistant", "tool", "function") for turn in turns):
+        raise Refused("parts_before_last_turn", f"{what} holds a dialogue, not one answer")
+    if turns[0]["role"] != "assistant" or turns[-1]["role"] != "assistant":
+        raise Refused("unusable_turn", f"{what} does not begin and end with the assistant")
+    return turns
+
+
+def split(chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Messages]:
+    """Two whole conversations as their common prompt and what each side adds."""
+    for what, side in (("chosen", chosen), ("rejected", rejected)):
+        if not side or (side[-1]["role"] == "assistant" and not side[-1]["content"].strip()):
+            raise Refused("empty_side", f"{what} is empty")
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+        shared += 1
+    while shared and (shared >= min(len(chosen), len(rejected)) or chosen[shared - 1]["role"] != "user"):
+        shared -= 1
+    if shared and len(chosen) == len(rejected) == shared + 1:
+        return chosen[:shared], answer(chosen[shared:], what="chosen"), answer(rejected[shared:], what="rejected")
+    _explain(chosen, rejected)
+    return chosen[:shared], answer(chosen[shared:], what="chosen"), answer(rejected[shared:], what="rejected")
+
+
+def _explain(chosen: Messages, rejected: Messages) -> None:
+    """Refuses two conversations whose user turns differ, with the way in which they do."""
+    asked, asked_too = ([_squeeze(t["content"]) for t in side if t["role"] != "assistant"] for side in (chosen, rejected))
+    first = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
+    if first is None or chosen[first]["role"] == rejected[first]["role"] == "assistant":
+        return
+    spaces = asked == asked_too and [t["role"] for t in chosen] == [t["role"] for t in rejected]
+    if spaces and chosen[first]["role"] != "assistant":
+        raise Refused("prompt_differs_in_spaces", "the prompts of chosen and rejected differ in white space only")
+    if "assistant" not in (chosen[first]["role"], rejected[first]["role"]):
+        raise Refused("prompt_mismatch", f"the sides part at turn {first}, a {chosen[first]['role']} turn")
+
+
+def _squeeze(content: str) -> str:
+    return " ".join(content.split())
+
+
+def same_text(left: str, right: str) -> bool:
+    return left == right or _squeeze(left) == _squeeze(right)
+
+
+def only_user(prompt: Messages, *, layout: str) -> str:
+    """The text of a prompt that is one user turn; other prompts have no place in such a layout."""
+    if len(prompt) == 1:
+        return prompt[0]["content"]
+    if any(turn["role"] in ("system", "developer") for turn in prompt):
+        raise Refused("system_prompt_has_no_place", f"{layout} holds a prompt of one user turn as text")
+    raise Refused("earlier_turns_have_no_place", f"{layout} holds a prompt of one user turn as text")
+
+
+def only_answer(side: Messages, *, layout: str) -> str:
+    if len(side) != 1:
+        raise Refused("several_turns_have_no_place", f"{layout} holds one assistant turn per side")
+    return side[0]["content"]
+
+
+def hh_turns(dialogue: str, *, what: str) -> Messages:
+    """"\n\nHuman: ...\n\nAssistant: ..." as messages."""
+    pieces = _HH.split("\n\n" + dialogue.lstrip("\n") if not dialogue.startswith("\n\n") else dialogue)
+    if pieces[0].strip() or len(pieces) < 3:
+        raise Refused("unusable_turn", f"{what} does not begin with a Human: or Assistant: marker")
+    turns = [{"role": _HH_ROLES[who], "content": said} for who, said in zip(pieces[1::2], pieces[2::2], strict=True)]
+    if any(_HH_LINE.search(turn["content"]) for turn in turns):
+        raise Refused("marker_inside_turn", f"{what} has a Human: or Assistant: marker inside a turn")
+    return turns
+
+
+def hh_text(turns: Messages) -> str:
+    names = {"user": "Human", "assistant": "Assistant"}
+    if any(turn["role"] not in names for turn in turns):
+        raise Refused("system_prompt_has_no_place", "hh text knows Human and Assistant only")
+    return "".join(f"\n\n{names[turn['role']]}: {turn['content']}" for turn in turns)
+
+
+def unwrap(dialogue: str) -> Messages:
+    """A prompt between "Human:" and a closing "Assistant:", with or without newlines; other text is one user turn."""
+    bare = dialogue.strip()
+    if not bare.startswith("Human:"):
+        return user(dialogue)
+    bare = re.sub(r"\s*Assistant:\s*$", "", bare)
+    return [{**turn, "content": turn["content"].strip()} for turn in hh_turns("\n\n" + bare, what="prompt")]
+
+
+def marked_turns(prompt: str) -> Messages:
+    """HelpSteer2: the first user turn bare, later ones after <extra_id_1>Assistant and <extra_id_1>User."""
+    pieces = _MARK.split(prompt)
+    turns = user(pieces[0]) if pieces[0] else []
+    return turns + [{"role": who.lower(), "content": said} for who, said in zip(pieces[1::2], pieces[2::2], strict=True)]
+
+
+def marked_text(turns: Messages) -> str:
+    if turns[0]["role"] != "user" or any(turn["role"] not in ("user", "assistant") for turn in turns):
+        raise Refused("system_prompt_has_no_place", "<extra_id_1> text knows User and Assistant only")
+    return turns[0]["content"] + "".join(f"\n<extra_id_1>{t['role'].capitalize()}\n{t['content']}" for t in turns[1:])
+
+
+def from_sharegpt(value: object, *, what: str) -> Messages:
+    """[{"from": "human", "value": ...}] as messages."""
+    if value is None:
+        raise Refused("null_side" if what != "prompt" else "prompt_missing", f"{what} is null")
+    turns = value if isinstance(value, list) else [value]
+    renamed = [{**t, "from": _FROM.get(t.get("from"), t.get("from"))} if isinstance(t, Mapping) else t for t in turns]
+    return messages(renamed, what=what, keys=("from", "value"))
+
+
+def to_sharegpt(turns: Messages) -> list[dict[str, str]]:
+    if any(turn["role"] not in _TO for turn in turns):
+        raise Refused("developer_prompt_has_no_place", "ShareGPT knows no developer role")
+    return [{"from": _TO[turn["role"]], "value": turn["content"]} for turn in turns]
