@@ -18,7 +18,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from machine import describe
-
 from pairwright import pipeline, wiring
 from pairwright.backends.openvino import OpenVINOSampler, to_config
 from pairwright.demo import recipe_file
@@ -71,9 +70,8 @@ def main() -> None:
         middle = {name: statistics.median(values) for name, values in rates.items()}
         for name, values in rates.items():
             told = " ".join(f"{value:.0f}" for value in values)
-            print(
-                f"{name:8} {middle[name]:7.0f} tokens/s   (rounds: {told})   bare / this = {middle['bare'] / middle[name]:.3f}"
-            )
+            ratio = middle["bare"] / middle[name]
+            print(f"{name:8} {middle[name]:7.0f} tokens/s   (rounds: {told})   bare / this = {ratio:.3f}")
         breakdown(recipe, Path(folder) / "whole")
 
 
@@ -94,9 +92,8 @@ def breakdown(recipe: wiring.Recipe, out: Path) -> None:
     for each in outcomes:
         print(f"  {each.stage:8} {each.seconds:8.2f} s")
     for entry in read_json(out / "ledger.json")["stages"]:  # type: ignore[attr-defined]
-        print(
-            f"  {entry['stage']:8} in {entry['rows_in']:6} kept {entry['kept']:6} dropped {entry['dropped']} aside {entry['set_aside']}"
-        )
+        lost = f"dropped {entry['dropped']} aside {entry['set_aside']}"
+        print(f"  {entry['stage']:8} in {entry['rows_in']:6} kept {entry['kept']:6} {lost}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""Ragged groups in one flat array, each function against a plain loop over lists; the keys against published values."""
+"""Ragged groups in one flat array against plain loops, keys against published values, streams against numpy."""
 
-from itertools import groupby
+from collections.abc import Sequence
+from itertools import groupby, pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pairwright.core import segments
+from pairwright.core.stats import Spread
 
 MODEST = settings(max_examples=60, deadline=None)
 GROUPS = st.lists(st.lists(st.integers(-4, 4), min_size=1, max_size=6), max_size=6)
@@ -91,8 +93,12 @@ class TestPerGroup:
     def test_first_lowest_is_the_earliest_of_the_lowest_eligible(self, groups, least):
         value_R, start_P = flat(groups)
         rows = [range(start, start + len(group)) for start, group in zip(start_P.tolist(), groups, strict=False)]
-        assert segments.first_lowest(value_R, start_P).tolist() == [min(run, key=lambda at: value_R[at]) for run in rows]
-        expected = [min((at for at in run if value_R[at] > least), key=lambda at: value_R[at], default=-1) for run in rows]
+        assert segments.first_lowest(value_R, start_P).tolist() == [
+            min(run, key=lambda at: value_R[at]) for run in rows
+        ]
+        expected = [
+            min((at for at in run if value_R[at] > least), key=lambda at: value_R[at], default=-1) for run in rows
+        ]
         assert segments.first_lowest(value_R, start_P, value_R > least).tolist() == expected
 
     def test_an_infinite_value_can_be_the_lowest_eligible(self):
@@ -158,3 +164,114 @@ class TestKeys:
         two, whole = np.array([2], np.uint64), np.array([0, 1])
         draws = [(0, one, one), (1, one, one), (0, two, one), (0, one, two), (0, two, two), (-1, one, one)]
         assert len({int(segments.draw(seed, prompt, response, whole)[0]) for seed, prompt, response in draws}) == 6
+
+
+ORDINARY = st.one_of(st.floats(-1e3, 1e3), st.integers(-3, 3).map(float), st.sampled_from([0.1, 1e8]))
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+MOST = float(np.finfo(float).max)
+
+
+def spread_of(batches: Sequence[Sequence[float]], **settings: int) -> Spread:
+    spread = Spread(**settings)
+    for batch in batches:
+        spread.add(np.array(batch, float))
+    return spread
+
+
+def split_at_random(values: list[float], data: st.DataObject) -> list[list[float]]:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(values)), max_size=4)))
+    return [values[start:end] for start, end in pairwise([0, *cuts, len(values)])]
+
+
+class TestSpread:
+    """core/stats: one pass over a stream against numpy on the whole."""
+
+    @MODEST
+    @given(st.lists(ORDINARY, min_size=1, max_size=60), st.data())
+    def test_it_equals_numpy_on_the_whole_however_the_stream_is_cut(self, values, data):
+        spread, whole = spread_of(split_at_random(values, data)), np.array(values)
+        size = np.abs(whole).max() + 1
+        assert spread.n == len(values)
+        assert (spread.low, spread.high) == (whole.min(), whole.max())
+        assert spread.mean == pytest.approx(whole.mean(), rel=1e-9, abs=1e-12 * size)
+        assert spread.sd == pytest.approx(whole.std(), rel=1e-9, abs=1e-12 * size)
+        assert spread.distinct == len(set(values))
+
+    @MODEST
+    @given(st.lists(ORDINARY, min_size=1, max_size=60), st.data())
+    def test_the_histogram_counts_every_value_in_the_bin_where_it_lies(self, values, data):
+        edges, counts = spread_of(split_at_random(values, data)).histogram()
+        assert len(edges) == len(counts) + 1
+        assert len(counts) <= 32
+        assert counts[0] > 0
+        assert counts[-1] > 0
+        assert sum(counts) == len(values)
+        assert edges == sorted(set(edges))
+        slack = 1e-9 * max(abs(edge) for edge in edges)
+        whole = np.array(values)
+        for edge, below in zip(edges, np.concatenate(([0], np.cumsum(counts))), strict=True):
+            assert (whole < edge - slack).sum() <= below <= (whole <= edge + slack).sum()
+
+    @MODEST
+    @given(st.lists(FINITE, min_size=1, max_size=20), st.data())
+    @example([5e-324, 0.0, 2.5e-323], None)
+    @example([MOST, -MOST, 1.0], None)
+    @example([-MOST, -MOST], None)
+    @example([1e16, 1e16 + 2], None)
+    def test_any_finite_number_is_counted_and_lies_between_finite_edges(self, values, data):
+        spread = spread_of(split_at_random(values, data) if data else [values])
+        edges, counts = spread.histogram()
+        assert sum(counts) == spread.n == len(values)
+        assert np.isfinite(edges).all()
+        assert edges == sorted(edges)
+        slack = 1e-9 * max(map(abs, values)) + 1e-290
+        assert edges[0] / 2 <= min(values) / 2 + slack
+        assert edges[-1] / 2 >= max(values) / 2 - slack
+        scale = max(map(abs, values)) or 1.0
+        unit = np.array([value / scale for value in values])
+        assert spread.mean is not None
+        assert spread.sd is not None
+        if scale > 1e-290:  # below, the last digits are all there is
+            assert spread.mean / scale == pytest.approx(unit.mean(), rel=1e-9, abs=1e-12)
+            assert spread.sd / scale == pytest.approx(unit.std(), rel=1e-9, abs=1e-12)
+
+    @MODEST
+    @given(FINITE, st.lists(st.integers(1, 20), min_size=1, max_size=4))
+    def test_a_constant_has_no_spread_and_one_bin(self, value, sizes):
+        spread = spread_of([[value] * size for size in sizes])
+        assert (spread.mean, spread.sd, spread.distinct) == (value, 0.0, 1)
+        assert spread.histogram()[1] == [sum(sizes)]
+
+    @pytest.mark.parametrize("second", [1e300, -1e300, MOST, -MOST, 5e-324])
+    def test_the_range_grows_over_hundreds_of_doublings_without_losing_a_count(self, second):
+        spread = spread_of([[0.0, 1e-9], [second]])
+        assert sum(spread.histogram()[1]) == 3
+
+    def test_what_is_not_finite_is_passed_over(self):
+        spread = spread_of([[np.nan, 1.0, np.inf, 3.0, -np.inf], [np.nan]])
+        assert (spread.n, spread.mean, spread.sd) == (2, 2.0, 1.0)
+
+    def test_nothing_has_no_mean_and_no_histogram(self):
+        for spread in (Spread(), spread_of([[], [np.nan]])):
+            assert (spread.n, spread.mean, spread.sd, spread.distinct, spread.histogram()) == (
+                0,
+                None,
+                None,
+                0,
+                ([], []),
+            )
+
+    @MODEST
+    @given(st.lists(st.lists(st.integers(0, 30).map(float), max_size=30), max_size=6))
+    def test_distinct_values_are_counted_up_to_most_and_then_at_least(self, batches):
+        seen = {value for batch in batches for value in batch}
+        assert spread_of(batches, most=10).distinct == min(len(seen), 11)
+
+    def test_the_sd_survives_a_far_offset(self):
+        spread = spread_of([1e9 + np.arange(5.0), 1e9 + np.arange(5.0, 9.0)])
+        assert spread.sd == pytest.approx(np.arange(9.0).std(), rel=1e-9)
+
+    def test_its_input_stays_as_it_was(self):
+        values = np.array([3.0, np.nan, 1.0])
+        Spread().add(values)
+        assert values.tolist()[::2] == [3.0, 1.0]

@@ -118,7 +118,8 @@ def two_valued(candidates: Candidates) -> Bools:
     low_P, high_P = lowest(score_C, start_P), highest(score_C, start_P)
     prompt_C = owner(start_P)
     outer_C = (score_C == low_P[prompt_C]) | (score_C == high_P[prompt_C])
-    return (total(outer_C, start_P) == np.diff(start_P)) & (low_P < high_P)
+    no_other_P: Bools = total(outer_C, start_P) == np.diff(start_P)
+    return no_other_P & (low_P < high_P)
 
 
 def minimum(candidates: Candidates) -> Ints:

@@ -1,6 +1,7 @@
 """The score stage: raters that read one response at a time. Each writes its own rows; a failed one is null.
 
-A rater is a function (prompt row, response text) -> rows of scores. The parts of a score are rows of their own, under the rater's name and theirs: "rules.words".
+A rater is a function (prompt row, response text) -> rows of scores. The parts of a score are rows of their own, under
+the rater's name and theirs: "rules.words".
 """
 
 import json

@@ -89,7 +89,7 @@ class PairRow:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One response: higher `score` is better, null is missing and `reason` says why; `scores` by rater, `gaps` their reasons."""
+    """One response. A higher `score` is better; `reason` says why it is null; `gaps` does so for the `scores` by rater."""
 
     text: str | None
     source: str | None = None
@@ -129,7 +129,7 @@ class CandidateRow:
 
 
 class Sides(NamedTuple):
-    """What the reader of a pairs layout finds: the texts, the columns it used up, and values of `FIELDS` it worked out."""
+    """What the reader of a pairs layout finds: texts, the columns it used up, and the `FIELDS` it worked out."""
 
     prompt: Messages
     chosen: Messages

@@ -1,4 +1,4 @@
-"""Scores as files hold them: strings, N/A, dicts per judge, several families of columns. Missing stays missing, with a reason."""
+"""Scores as files hold them: text, N/A, one per judge, several families of columns. Missing stays missing."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -102,7 +102,9 @@ def find_scores(row: Row, own: tuple[str, str] | None, options: Options) -> Scor
 
 def _judged(scores: Scores) -> Scores:
     if "judges_disagree_no_rule" in scores.notes:
-        raise Refused("judges_disagree_no_rule", f"{scores.columns[0]} holds several judges; name one with judge, or mean")
+        raise Refused(
+            "judges_disagree_no_rule", f"{scores.columns[0]} holds several judges; name one with judge, or mean"
+        )
     return scores
 
 
@@ -115,9 +117,9 @@ def _family(row: Row, names: tuple[str, str], options: Options) -> Scores:
     chosen, rejected = row.get(names[0]), row.get(names[1])
     if isinstance(chosen, dict) and isinstance(rejected, dict):
         return _judges(chosen, rejected, names, options)
-    values, reasons = zip(parse_rating(chosen), parse_rating(rejected), strict=True)
-    notes = tuple(str(reason) for reason in reasons if reason and reason != "rating_missing")
-    return Scores(values[0], values[1], names, notes)
+    (better, why), (worse, why_too) = parse_rating(chosen), parse_rating(rejected)
+    notes = tuple(reason for reason in (why, why_too) if reason and reason != "rating_missing")
+    return Scores(better, worse, names, notes)
 
 
 def _judges(chosen: Mapping[str, Any], rejected: Mapping[str, Any], names: tuple[str, str], options: Options) -> Scores:
@@ -137,7 +139,7 @@ def _judges(chosen: Mapping[str, Any], rejected: Mapping[str, Any], names: tuple
 
 
 def settle_margin(given: object, chosen: float | None, rejected: float | None) -> tuple[float | None, tuple[str, ...]]:
-    """The signed margin: the difference of the scores; a given one only where a score is missing or where both agree."""
+    """The signed margin: the difference of the scores; a given one where a score is missing or where both agree."""
     number, _ = parse_rating(given)
     if chosen is None or rejected is None:
         return number, ()

@@ -25,7 +25,7 @@ def messages(value: object, *, what: str, keys: tuple[str, str] = ("role", "cont
 
 
 def message(turn: object, *, what: str, keys: tuple[str, str] = ("role", "content")) -> dict[str, str]:
-    """One message; a tool call or a content that is no text is refused, because a pair without it means another thing."""
+    """One message; a tool call or a content that is no text is refused: without it the pair means another thing."""
     if turn is None:
         raise Refused("null_side", f"{what} is null")
     if not isinstance(turn, dict):
@@ -82,32 +82,34 @@ def answer(turns: Messages, *, what: str) -> Messages:
 
 
 def split(chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Messages]:
-    """Two whole conversations as their common prompt and what each side adds."""
-    for what, side in (("chosen", chosen), ("rejected", rejected)):
-        if not side or (side[-1]["role"] == "assistant" and not side[-1]["content"].strip()):
-            raise Refused("empty_side", f"{what} is empty")
-    shared = 0
-    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
-        shared += 1
-    while shared and (shared >= min(len(chosen), len(rejected)) or chosen[shared - 1]["role"] != "user"):
-        shared -= 1
-    if shared and len(chosen) == len(rejected) == shared + 1:
-        return chosen[:shared], answer(chosen[shared:], what="chosen"), answer(rejected[shared:], what="rejected")
-    _explain(chosen, rejected)
-    return chosen[:shared], answer(chosen[shared:], what="chosen"), answer(rejected[shared:], what="rejected")
+    """Two whole conversations as their common prompt, up to the last user turn, and what each side adds."""
+    if not chosen or not rejected:
+        raise Refused("empty_side", f"{'rejected' if chosen else 'chosen'} is empty")
+    cut, cut_too = _last_user(chosen), _last_user(rejected)
+    if cut != cut_too or chosen[:cut] != rejected[:cut]:
+        raise _how_they_part(chosen, rejected, cut, cut_too)
+    prompt = whole_prompt(chosen[:cut])
+    return prompt, answer(chosen[cut:], what="chosen"), answer(rejected[cut:], what="rejected")
 
 
-def _explain(chosen: Messages, rejected: Messages) -> None:
-    """Refuses two conversations whose user turns differ, with the way in which they do."""
-    asked, asked_too = ([_squeeze(t["content"]) for t in side if t["role"] != "assistant"] for side in (chosen, rejected))
-    first = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
-    if first is None or chosen[first]["role"] == rejected[first]["role"] == "assistant":
-        return
-    spaces = asked == asked_too and [t["role"] for t in chosen] == [t["role"] for t in rejected]
-    if spaces and chosen[first]["role"] != "assistant":
-        raise Refused("prompt_differs_in_spaces", "the prompts of chosen and rejected differ in white space only")
-    if "assistant" not in (chosen[first]["role"], rejected[first]["role"]):
-        raise Refused("prompt_mismatch", f"the sides part at turn {first}, a {chosen[first]['role']} turn")
+def _last_user(turns: Messages) -> int:
+    """How many turns there are up to and with the last one of the user."""
+    return max((i + 1 for i, turn in enumerate(turns) if turn["role"] == "user"), default=0)
+
+
+def _how_they_part(chosen: Messages, rejected: Messages, cut: int, cut_too: int) -> Refused:
+    first = next((i for i, (one, other) in enumerate(zip(chosen, rejected, strict=False)) if one != other), None)
+    if first is None or "assistant" in (chosen[first]["role"], rejected[first]["role"]):
+        return Refused("parts_before_last_turn", "the sides differ before their last answer")
+    if cut == cut_too and [_squeezed(turn) for turn in chosen[:cut]] == [_squeezed(turn) for turn in rejected[:cut]]:
+        return Refused("prompt_differs_in_spaces", "the prompts of the two sides differ in white space only")
+    return Refused(
+        "prompt_mismatch", f"turn {first} of chosen is {chosen[first]['content']!r:.60}, of rejected another"
+    )
+
+
+def _squeezed(turn: dict[str, str]) -> tuple[str, str]:
+    return turn["role"], _squeeze(turn["content"])
 
 
 def _squeeze(content: str) -> str:
@@ -134,13 +136,13 @@ def only_answer(side: Messages, *, layout: str) -> str:
 
 
 def hh_turns(dialogue: str, *, what: str) -> Messages:
-    """"\n\nHuman: ...\n\nAssistant: ..." as messages."""
-    pieces = _HH.split("\n\n" + dialogue.lstrip("\n") if not dialogue.startswith("\n\n") else dialogue)
+    """Turns that begin with Human: or Assistant: after an empty line, as messages."""
+    pieces = _HH.split("\n\n" + dialogue.lstrip("\n"))
     if pieces[0].strip() or len(pieces) < 3:
         raise Refused("unusable_turn", f"{what} does not begin with a Human: or Assistant: marker")
     turns = [{"role": _HH_ROLES[who], "content": said} for who, said in zip(pieces[1::2], pieces[2::2], strict=True)]
-    if any(_HH_LINE.search(turn["content"]) for turn in turns):
-        raise Refused("marker_inside_turn", f"{what} has a Human: or Assistant: marker inside a turn")
+    if any(turn["role"] == "assistant" and _HH_LINE.search(turn["content"]) for turn in turns):
+        raise Refused("marker_inside_turn", f"{what} has a Human: or Assistant: marker inside an answer")
     return turns
 
 
@@ -164,7 +166,9 @@ def marked_turns(prompt: str) -> Messages:
     """HelpSteer2: the first user turn bare, later ones after <extra_id_1>Assistant and <extra_id_1>User."""
     pieces = _MARK.split(prompt)
     turns = user(pieces[0]) if pieces[0] else []
-    return turns + [{"role": who.lower(), "content": said} for who, said in zip(pieces[1::2], pieces[2::2], strict=True)]
+    return turns + [
+        {"role": who.lower(), "content": said} for who, said in zip(pieces[1::2], pieces[2::2], strict=True)
+    ]
 
 
 def marked_text(turns: Messages) -> str:
@@ -178,7 +182,9 @@ def from_sharegpt(value: object, *, what: str) -> Messages:
     if value is None:
         raise Refused("null_side" if what != "prompt" else "prompt_missing", f"{what} is null")
     turns = value if isinstance(value, list) else [value]
-    renamed = [{**t, "from": _FROM.get(t.get("from"), t.get("from"))} if isinstance(t, Mapping) else t for t in turns]
+    renamed = [
+        {**t, "from": _FROM.get(str(t.get("from")), t.get("from"))} if isinstance(t, Mapping) else t for t in turns
+    ]
     return messages(renamed, what=what, keys=("from", "value"))
 
 

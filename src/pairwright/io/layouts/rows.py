@@ -1,0 +1,330 @@
+"""One row in, one row out, for any layout; what the layout itself does not know is done here.
+
+    read_row     scores by any of the known names, ids, models, margin, `meta`; then every column that is left over
+    write_row    the layout's own columns; what it has no place for under the house names and in one JSON column `meta`
+
+Reading a row notes what a plain writing of it would get wrong (`as_read`), so that writing the same layout again gives
+the same row. Writing another layout reads its own row back and refuses what does not come back the same.
+"""
+
+import contextlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any
+
+from pairwright.errors import DataError
+from pairwright.io.layouts.convey import as_candidate, as_json, to_candidates, to_pair
+from pairwright.io.layouts.model import (
+    DEFAULT,
+    FIELDS,
+    CandidateRow,
+    Group,
+    Layout,
+    Lost,
+    Options,
+    PairRow,
+    Picked,
+    Refused,
+    Row,
+    Sides,
+)
+from pairwright.io.layouts.ratings import find_scores, parse_rating, settle_margin
+
+META = ("pairwright_meta", "meta")  # the JSON column; the first where a row has a `meta` of its own
+HOUSE = "pairwright"  # the key inside it that is ours
+_NAN = "$float"
+AnyRow = PairRow | CandidateRow
+
+
+def read_row(layout: Layout, row: Row, options: Options = DEFAULT) -> AnyRow | Lost:
+    """A row of this layout as a pair or as candidates, or the reason why it is neither. `row` is not changed."""
+    try:
+        read = _bare(layout, row, options)
+        before = {name: kept for name, kept in read.as_read.items() if name != layout.name}
+        read = replace(read, as_read=before)
+        if (kept := _difference(layout, row, read, options)) is not None:
+            read = replace(read, as_read={**before, layout.name: kept})
+    except Refused as refused:
+        return refused.lost
+    return read
+
+
+def write_row(layout: Layout, row: AnyRow, options: Options = DEFAULT, *, lossy: bool = False) -> Row | Lost:
+    """The row in this layout. `lossy` writes the layout's own columns and nothing else."""
+    try:
+        shaped = _shaped(layout, row)
+        if lossy:
+            return layout.write(shaped, options)
+        kept = shaped.as_read.get(layout.name)
+        if kept is not None and kept["of"] == _digest(shaped):
+            return _exact(layout, shaped, kept, options)
+        columns = [name for name in (kept or {}).get("columns", ()) if name in shaped.meta]
+        own = _own(layout, shaped, options)
+        return _finish(layout, shaped, own, columns, _not_told(layout, shaped, own, options))
+    except Refused as refused:
+        return refused.lost
+
+
+def _shaped(layout: Layout, row: AnyRow) -> AnyRow:
+    if layout.kind == "pairs":
+        return to_pair(row) if isinstance(row, CandidateRow) else row
+    return to_candidates(row) if isinstance(row, PairRow) else row
+
+
+def left_out(layout: Layout, row: AnyRow, written: Row) -> list[str]:
+    """The names of what a lossy writing leaves behind."""
+    whole = write_row(layout, row)
+    return [] if isinstance(whole, Lost) else sorted(set(whole) - set(written))
+
+
+# reading
+
+
+def _bare(layout: Layout, row: Row, options: Options) -> AnyRow:
+    parsed = layout.read(row, options)
+    names = {field: layout.own.get(field, field) for field in FIELDS}
+    rest = {name: value for name, value in row.items() if name not in parsed.used}
+    meta, house = _take_meta(rest)
+    if isinstance(parsed, Group):
+        return _candidates(layout, parsed, names, rest, meta, house)
+    return _pair(layout, parsed, names, row, rest, meta, house, options)
+
+
+def _pair(
+    layout: Layout, sides: Sides, names: dict[str, str], row: Row, rest: Row, meta: Row, house: Row, options: Options
+) -> PairRow:
+    facts, notes = dict(sides.facts), sides.notes
+    if "score_chosen" not in facts:
+        own = (names["score_chosen"], names["score_rejected"])
+        scores = find_scores(row, own, options)
+        facts |= {"score_chosen": scores.chosen, "score_rejected": scores.rejected}
+        notes += scores.notes
+        for name in {*own, "score_chosen", "score_rejected"}:
+            if row.get(name) is None or (name in scores.columns and not isinstance(row[name], dict)):
+                rest.pop(name, None)
+        given = facts["margin"] if "margin" in facts else rest.pop(names["margin"], None)
+        facts["margin"], told = settle_margin(given, scores.chosen, scores.rejected)
+        notes += told
+        if told and "margin" not in sides.facts:
+            rest[names["margin"]] = given
+    facts.setdefault("weight", _number(rest, names["weight"]))
+    for field in ("prompt_id", "chosen_model", "rejected_model"):
+        facts.setdefault(field, _string(rest, names[field]))
+    facts |= house.get("facts", {})
+    kind = house.get("score_kind") or (layout.score_kind if facts["score_chosen"] is not None else None)
+    return PairRow(
+        sides.prompt,
+        sides.chosen,
+        sides.rejected,
+        **facts,
+        meta={**rest, **meta},
+        score_kind=kind,
+        as_read=house.get("as_read", {}),
+        notes=notes,
+    )
+
+
+def _candidates(layout: Layout, group: Group, names: dict[str, str], rest: Row, meta: Row, house: Row) -> CandidateRow:
+    prompt_id = _string(rest, names["prompt_id"])
+    told = house.get("candidates")
+    pair = house.get("pair")
+    return CandidateRow(
+        group.prompt,
+        [replace(each, **_fields(held)) for each, held in zip(group.candidates, told, strict=True)]
+        if told
+        else group.candidates,
+        prompt_id=house.get("prompt_id", prompt_id),
+        pair=Picked(*pair) if pair else group.pair,
+        meta={**rest, **meta},
+        score_kind=house.get("score_kind") or layout.score_kind,
+        as_read=house.get("as_read", {}),
+        notes=group.notes,
+    )
+
+
+def _fields(held: Row) -> Row:
+    """The fields of a candidate but its text, out of our part of the meta."""
+    whole = as_candidate(held)
+    return {name: getattr(whole, name) for name in ("source", "score", "scores", "reason", "gaps", "extra")}
+
+
+def _number(row: Row, name: str) -> float | None:
+    value, reason = parse_rating(row.get(name))
+    if reason in (None, "rating_missing"):
+        row.pop(name, None)
+    return value
+
+
+def _string(row: Row, name: str) -> str | None:
+    value = row.get(name)
+    if value is None or isinstance(value, str | int):
+        row.pop(name, None)
+        return None if value is None else str(value)
+    return None
+
+
+def _take_meta(rest: Row) -> tuple[Row, Row]:
+    """The JSON column taken out of `rest`: its content and our part of it. A `meta` of another kind stays a column."""
+    for name in META:
+        held = _json_object(rest.get(name))
+        if held is not None:
+            house = held.pop(HOUSE, {})
+            if isinstance(house, dict) and not set(held) & (set(rest) - {name}):
+                del rest[name]
+                return held, house
+    if "meta" in rest and rest["meta"] is None:
+        del rest["meta"]
+    return {}, {}
+
+
+def _json_object(value: object) -> Row | None:
+    if not isinstance(value, str) or not value.lstrip().startswith("{"):
+        return None
+    try:
+        held = json.loads(value, object_hook=_revive if _NAN in value else None)
+    except ValueError:
+        return None
+    return held if isinstance(held, dict) else None
+
+
+def _revive(held: Row) -> Any:
+    return float(held[_NAN]) if set(held) == {_NAN} else held
+
+
+# writing
+
+
+def _own(layout: Layout, row: AnyRow, options: Options) -> Row:
+    """The layout's own columns, and house names for the fields that it has no name for."""
+    out = layout.write(row, options)
+    if isinstance(row, PairRow):
+        _add_fields(layout, row, out)
+    elif row.prompt_id is not None:
+        out[layout.own.get("prompt_id", "prompt_id")] = row.prompt_id
+    return out
+
+
+def _finish(layout: Layout, row: AnyRow, own: Row, columns: list[str], house: Row) -> Row:
+    """`own`, the columns of the meta that were columns when read, and what is left as one JSON column."""
+    out = {**own, **{name: row.meta[name] for name in columns}}
+    hidden = {
+        key: held for key, held in row.meta.items() if key not in columns and not (key in own and own[key] == held)
+    }
+    if row.score_kind not in (None, layout.score_kind):
+        house = {"score_kind": row.score_kind, **house}
+    if others := {name: kept for name, kept in row.as_read.items() if name != layout.name}:
+        house = {**house, "as_read": others}
+    if house:
+        hidden[HOUSE] = house
+    if hidden:
+        out[META[0] if "meta" in columns else META[1]] = dump(hidden)
+    return out
+
+
+def _add_fields(layout: Layout, row: PairRow, out: Row) -> None:
+    for field in FIELDS:
+        value = getattr(row, field)
+        if field in layout.carries:
+            continue
+        if field in layout.own:
+            out[layout.own[field]] = value
+        elif value is not None and (field != "margin" or value != _gap(row)):
+            out[field] = value
+
+
+def _gap(row: PairRow) -> float | None:
+    if row.score_chosen is None or row.score_rejected is None:
+        return None
+    return row.score_chosen - row.score_rejected
+
+
+def _not_told(layout: Layout, row: AnyRow, own: Row, options: Options) -> Row:
+    """What reading our own columns back does not give: kept as ours where it is a value, refused where it is a text."""
+    back = _bare(layout, own, replace(options, score=None, judge=None))
+    if back.prompt != row.prompt:
+        raise Refused("does_not_read_back", f"the prompt would come back from {layout.name} as another")
+    if isinstance(row, CandidateRow) and isinstance(back, CandidateRow):
+        house: Row = {}
+        if [each.text for each in back.candidates] != [each.text for each in row.candidates]:
+            raise Refused("does_not_read_back", f"the responses would come back from {layout.name} as others")
+        if back.candidates != row.candidates:
+            house["candidates"] = [{**as_json(each), "text": None} for each in row.candidates]
+        if back.pair != row.pair and row.pair is not None:
+            house["pair"] = list(row.pair)
+        return house
+    assert isinstance(row, PairRow) and isinstance(back, PairRow)  # both are of the layout's kind
+    if (back.chosen, back.rejected) != (row.chosen, row.rejected):
+        raise Refused("does_not_read_back", f"an answer would come back from {layout.name} as another")
+    facts = {name: getattr(row, name) for name in FIELDS if getattr(row, name) != getattr(back, name)}
+    return {"facts": facts} if facts else {}
+
+
+def _difference(layout: Layout, row: Row, read: AnyRow, options: Options) -> Row | None:
+    """What `_exact` needs to make `row` out of `read`; None when plain writing does it."""
+    try:
+        own = _own(layout, read, options)
+    except Refused:  # a layout may read more than it writes
+        own = {}
+    columns = [name for name in row if name in read.meta and not (name in own and _same(own[name], row[name]))]
+    plain = _finish(layout, read, own, columns, {})
+    changed = {name: value for name, value in row.items() if name not in plain or not _same(plain[name], value)}
+    absent = [name for name in plain if name not in row]
+    if not (columns or changed or absent):
+        return None
+    kept: Row = {"of": _digest(read)}
+    kept |= {"columns": columns} if columns else {}
+    kept |= {"set": changed} if changed else {}
+    kept |= {"unset": absent} if absent else {}
+    return kept
+
+
+def _exact(layout: Layout, row: AnyRow, kept: Mapping[str, Any], options: Options) -> Row:
+    """The row as it was read. What was noted of layouts that were read later is left out: that row did not have it."""
+    order = list(row.as_read)
+    earlier = {name: row.as_read[name] for name in order[: order.index(layout.name)]}
+    columns = [name for name in kept.get("columns", ()) if name in row.meta]
+    try:
+        own = _own(layout, row, options)
+    except Refused:
+        own = {}
+    out = _finish(layout, replace(row, as_read=earlier), own, columns, {})
+    out |= kept.get("set", {})
+    for name in kept.get("unset", ()):
+        out.pop(name, None)
+    return out
+
+
+def _same(left: object, right: object) -> bool:
+    return left == right and isinstance(left, bool) == isinstance(right, bool)
+
+
+def _digest(row: AnyRow) -> str:
+    return blake2b(repr(row.content).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def dump(value: Row) -> str:
+    """JSON text of a meta; NaN and infinities, which JSON does not have, as {"$float": "nan"}."""
+    for form in (value, _tagged(value)):
+        with contextlib.suppress(TypeError, ValueError):
+            return json.dumps(form, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    column = next((name for name, held in value.items() if not _fits(held)), "?")
+    raise DataError(f"column {column} holds what JSON cannot hold; leave it out or pass --lossy")
+
+
+def _fits(value: object) -> bool:
+    try:
+        json.dumps(_tagged(value))
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _tagged(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return {_NAN: repr(value)}
+    if isinstance(value, dict):
+        return {key: _tagged(held) for key, held in value.items()}
+    return [_tagged(held) for held in value] if isinstance(value, list) else value
