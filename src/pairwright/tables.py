@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring as _quoted
 from typing import NamedTuple
 
 import polars as pl
@@ -141,8 +142,9 @@ def canonical_json(value: object) -> str:
 
 def prompt_id(messages: Sequence[Message]) -> str:
     """First 16 hex digits of the sha256 of the canonical JSON of the messages (role and content only)."""
-    plain = [{"role": message["role"], "content": message["content"]} for message in messages]
-    return hashlib.sha256(canonical_json(plain).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    turns = [f'{{"content":{_quoted(turn["content"])},"role":{_quoted(turn["role"])}}}' for turn in messages]
+    text = f"[{','.join(turns)}]"  # what canonical_json gives, several times as fast
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def response_id(sample: int) -> str:

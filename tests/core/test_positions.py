@@ -62,10 +62,7 @@ def by_prompt(candidates: Candidates) -> list[list[Copy]]:
     """The candidates as lists, for the slow routes."""
     score, count, row = candidates.score_C.tolist(), candidates.count_C.tolist(), candidates.row_C.tolist()
     ends = candidates.start_P.tolist()
-    return [
-        [Copy(score[at], count[at], row[at]) for at in range(start, end)]
-        for start, end in pairwise(ends)
-    ]
+    return [[Copy(score[at], count[at], row[at]) for at in range(start, end)] for start, end in pairwise(ends)]
 
 
 def expanded(prompt: list[Copy]) -> np.ndarray:

@@ -1,8 +1,8 @@
 """The pairing faults of the catalogue (shared/faults.md): what broken tools give, ours does not.
 
 The catalogue's reason `tie` is our `zero_variance`; `fewer_than_two_scored` and `no_variety` are our `too_few`. Not here:
-F07 (the mean over raters is not built), of F17 the short rating list (import), of F27 the n best and the
-reference answer, of F28 the files (store and export), of F23 the audit finding, of F41 the token count.
+F07 (the mean over raters is not built), of F17 the short rating list (import), of F23 the audit finding, of F27 the n best
+and the reference answer, of F28 the files (store and export), of F40 the counts per pair, of F41 the token count.
 """
 
 from collections import Counter

@@ -100,5 +100,6 @@ class Spread:
         first, last = held[0], held[-1] + 1
         with np.errstate(over="ignore"):
             edges = (self._origin + self._width * np.arange(first, last + 1)) / _DOWN
+        edges[0], edges[-1] = min(edges[0], self.low), max(edges[-1], self.high)  # rounding leaves nobody outside
         most = np.finfo(np.float64).max
         return np.clip(edges, -most, most).tolist(), self._counts[first:last].tolist()

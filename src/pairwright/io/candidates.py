@@ -16,6 +16,7 @@ import polars as pl
 from pairwright.core import segments
 from pairwright.errors import ConfigError, DataError, StoreError
 from pairwright.io.jsonl import read_lines, struct_of
+from pairwright.protocols import Message
 from pairwright.tables import MESSAGES, as_messages, prompt_id
 
 NAMES: dict[str, tuple[str, ...]] = {
@@ -281,10 +282,26 @@ def _with_prompts(rows: pl.DataFrame, *, where: str) -> pl.DataFrame:
         raise DataError(
             f"{where}: prompt id {rows['prompt_id'][row]} stands for two different prompts; give each its own"
         )
-    messages = [as_messages(prompt, where=f"{where}, prompt {i}") for i, prompt in enumerate(heads["prompt"].to_list())]
-    unfolded = pl.Series("prompt", messages, dtype=MESSAGES).gather(run)
-    rows = rows.with_columns(unfolded)
+    messages = _messages(heads["prompt"], where)
     if key == "prompt":
-        ids = pl.Series("prompt_id", [prompt_id(turns) for turns in messages], dtype=pl.String)
+        ids = pl.Series("prompt_id", [prompt_id(turns) for turns in _turns(heads["prompt"])], dtype=pl.String)
         rows = rows.with_columns(ids.gather(run))
-    return rows
+    return rows.with_columns(messages.gather(run))
+
+
+def _messages(prompts: pl.Series, where: str) -> pl.Series:
+    """Prompts as messages, checked; plain texts without a Python object per prompt."""
+    if prompts.dtype == pl.String:
+        blank = (prompts.is_null() | (prompts.str.strip_chars() == "")).arg_true()
+        if len(blank):
+            raise DataError(f"{where}, prompt {blank[0]}: the prompt is empty; give it a text or take the row out")
+        turn = pl.struct(role=pl.lit("user"), content=pl.col("prompt"))
+        return prompts.alias("prompt").to_frame().select(prompt=pl.concat_list(turn)).to_series()
+    checked = [as_messages(turns, where=f"{where}, prompt {i}") for i, turns in enumerate(prompts.to_list())]
+    return pl.Series("prompt", checked, dtype=MESSAGES)
+
+
+def _turns(prompts: pl.Series) -> Iterator[list[Message]]:
+    """The messages of each prompt, for its id."""
+    for said in prompts.to_list():
+        yield [{"role": "user", "content": said}] if isinstance(said, str) else said

@@ -69,32 +69,42 @@ def _turn(column: str) -> pl.Expr:
     return pl.concat_list(pl.struct(role=pl.lit("assistant"), content=pl.col(column)))
 
 
+HELD_BYTES = 192 * 2**20  # rows kept in memory before a piece is written
+
+
 class Parts:
-    """One Parquet file written piece by piece: pieces lie in a hidden folder until `close` makes them one file."""
+    """One Parquet file out of batches: small ones are held in memory, pieces of `HELD_BYTES` go to a hidden folder.
+
+    `close` makes them one file under its own name.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.folder = path, path.with_name(f".{path.name}.parts")
-        self.count = self.rows = 0
+        self.held: list[pl.DataFrame] = []
+        self.size = self.count = 0
         for old in self.folder.glob("*.parquet"):
             old.unlink()
 
     def add(self, rows: pl.DataFrame) -> None:
         if rows.height:
+            self.held.append(rows)
+            self.size += rows.estimated_size()
+        if self.size > HELD_BYTES:
             with atomic(self.folder / f"{self.count:06d}.parquet") as temporary:
-                rows.write_parquet(temporary, compression="zstd", compression_level=1)
-            self.count, self.rows = self.count + 1, self.rows + rows.height
+                pl.concat(self.held).write_parquet(temporary, compression="zstd", compression_level=1)
+            self.held, self.size, self.count = [], 0, self.count + 1
 
     def close(self, schema: "dict[str, pl.DataType]") -> None:
-        """The pieces as one file under its own name; an empty file with these columns when there were none."""
+        """The rows as one file; an empty file with these columns when there were none."""
+        rest = pl.concat(self.held) if self.held else pl.DataFrame(schema=schema)
         with atomic(self.path) as temporary:
-            if self.count == 1:
-                (self.folder / "000000.parquet").replace(temporary)
-            elif self.count:
-                pl.scan_parquet(sorted(self.folder.glob("*.parquet"))).sink_parquet(
-                    temporary, compression="zstd", compression_level=1
-                )
+            if self.count:
+                pieces = [pl.scan_parquet(piece) for piece in sorted(self.folder.glob("*.parquet"))]
+                whole = pl.concat([*pieces, *([rest.lazy()] if rest.height else [])])
+                whole.sink_parquet(temporary, compression="zstd", compression_level=1)
             else:
-                pl.DataFrame(schema=schema).write_parquet(temporary)
+                rest.write_parquet(temporary, compression="zstd", compression_level=1)
+        self.held = []
         for old in self.folder.glob("*.parquet"):
             old.unlink()
         if self.folder.exists():

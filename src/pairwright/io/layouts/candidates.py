@@ -216,7 +216,7 @@ def read_simpo(row: Row, options: Options) -> Group:
     prompt, pair = prompt_of(row["prompt"]), None
     if row.get("chosen") and row.get("rejected"):
         pair = _pointed(row, prompt, candidates)
-        used |= {"chosen", "rejected"} if pair else set()
+        used |= {"chosen", "rejected"}
     return Group(prompt, candidates, frozenset(used), None if pair == _default(candidates) else pair)
 
 

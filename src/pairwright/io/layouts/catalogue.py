@@ -5,6 +5,7 @@ from pairwright.io.layouts.model import FIELDS, Layout
 from pairwright.io.layouts.shapes import CHAT, DICTS, HH, NUMBER, NUMBERS, RECORD, TEXT, TEXTS, TURNS
 
 _PROMPT = frozenset({"prompt"})
+_SOURCE = frozenset({"source"})
 _RATINGS = {"score_chosen": "chosen_rating", "score_rejected": "rejected_rating"}
 _HYPHENS = {
     "score_chosen": "chosen-rating",
@@ -184,6 +185,7 @@ _ALL = (
         pairs.read_open_instruct,
         pairs.write_open_instruct,
         own={**_RATINGS, "prompt_id": "id"},
+        takes=_SOURCE,
     ),
     Layout(
         "skywork",
@@ -193,6 +195,7 @@ _ALL = (
         pairs.read_skywork,
         pairs.write_skywork,
         without=_PROMPT,
+        takes=_SOURCE,
     ),
     Layout(
         "halos",
@@ -211,6 +214,7 @@ _ALL = (
         {"context": CHAT | TEXT, "completions": DICTS},
         pairs.read_nemo_rl,
         pairs.write_nemo_rl,
+        takes=frozenset({"task_name"}),
     ),
     Layout(
         "nemo_aligner",

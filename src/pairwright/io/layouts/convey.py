@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pairwright.io.layouts.model import NOTHING, Candidate, CandidateRow, PairRow, Picked, Refused, Row
+from pairwright.io.layouts.model import Candidate, CandidateRow, PairRow, Picked, Refused, Row
 from pairwright.io.layouts.turns import assistant, only_answer
 
 CANDIDATES = "candidates"  # the key of a pair's meta that holds all responses it was picked from
@@ -117,8 +117,8 @@ def as_candidate(told: Mapping[str, Any]) -> Candidate:
         told.get("text"),
         told.get("source"),
         told.get("score"),
-        told.get("scores", NOTHING),
+        told.get("scores", {}),
         told.get("reason"),
-        told.get("gaps", NOTHING),
-        told.get("extra", NOTHING),
+        told.get("gaps", {}),
+        told.get("extra", {}),
     )

@@ -76,9 +76,9 @@ class PairRow:
     prompt_id: str | None = None
     chosen_model: str | None = None
     rejected_model: str | None = None
-    meta: Mapping[str, Any] = NOTHING
+    meta: Mapping[str, Any] = field(default_factory=dict)
     score_kind: str | None = field(default=None, compare=False)
-    as_read: Mapping[str, Any] = field(default=NOTHING, compare=False)
+    as_read: Mapping[str, Any] = field(default_factory=dict, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
@@ -94,10 +94,10 @@ class Candidate:
     text: str | None
     source: str | None = None
     score: float | None = None
-    scores: Mapping[str, float | None] = NOTHING
+    scores: Mapping[str, float | None] = field(default_factory=dict)
     reason: str | None = None
-    gaps: Mapping[str, str] = NOTHING
-    extra: Mapping[str, Any] = NOTHING  # the layout's other keys of this response
+    gaps: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)  # the layout's other keys of this response
 
 
 class Picked(NamedTuple):
@@ -117,9 +117,9 @@ class CandidateRow:
     candidates: list[Candidate]
     prompt_id: str | None = None
     pair: Picked | None = None
-    meta: Mapping[str, Any] = NOTHING
+    meta: Mapping[str, Any] = field(default_factory=dict)
     score_kind: str | None = field(default=None, compare=False)
-    as_read: Mapping[str, Any] = field(default=NOTHING, compare=False)
+    as_read: Mapping[str, Any] = field(default_factory=dict, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
@@ -161,6 +161,7 @@ class Layout:
     without     columns that this layout never has
     own         {field of FIELDS: the layout's own name of it}
     carries     fields that `write` puts into the row itself
+    takes       keys of the meta that `write` puts into the row itself
     group       the column that joins the rows of one prompt, where a row is one response
     """
 
@@ -172,6 +173,7 @@ class Layout:
     write: Writer
     score_kind: str | None = None
     without: frozenset[str] = frozenset()
-    own: Mapping[str, str] = NOTHING
+    own: Mapping[str, str] = field(default_factory=dict)
     carries: frozenset[str] = frozenset()
+    takes: frozenset[str] = frozenset()
     group: str | None = None

@@ -3,7 +3,7 @@
 A reader names the columns it used up; scores, ids, models and what is left over are the business of `rows`.
 """
 
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any
 
 from pairwright.io.layouts.model import Messages, Options, PairRow, Refused, Row, Sides
@@ -91,7 +91,7 @@ def write_standard(row: PairRow, options: Options) -> Row:
 def read_standard_implicit(row: Row, options: Options) -> Sides:
     """Prompt and answer in one string: cut behind the last `prompt_end` that both sides share."""
     left, right = text(row["chosen"], what="chosen"), text(row["rejected"], what="rejected")
-    shared = len(commonprefix([left, right]))
+    shared = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(left, right, strict=False)))
     if not shared and left and right:
         raise Refused("prompt_mismatch", "the two strings share no beginning")
     if not options.prompt_end:

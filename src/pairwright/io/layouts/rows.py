@@ -10,7 +10,7 @@ the same row. Writing another layout reads its own row back and refuses what doe
 import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
@@ -58,12 +58,10 @@ def write_row(layout: Layout, row: AnyRow, options: Options = DEFAULT, *, lossy:
         shaped = _shaped(layout, row)
         if lossy:
             return layout.write(shaped, options)
-        kept = shaped.as_read.get(layout.name)
-        if kept is not None and kept["of"] == _digest(shaped):
+        kept = shaped.as_read.get(layout.name, {})
+        if kept and kept["of"] == _digest(shaped):
             return _exact(layout, shaped, kept, options)
-        columns = [name for name in (kept or {}).get("columns", ()) if name in shaped.meta]
-        own = _own(layout, shaped, options)
-        return _finish(layout, shaped, own, columns, _not_told(layout, shaped, own, options))
+        return _plain(layout, shaped, kept.get("columns", ()), options)
     except Refused as refused:
         return refused.lost
 
@@ -85,12 +83,21 @@ def left_out(layout: Layout, row: AnyRow, written: Row) -> list[str]:
 
 def _bare(layout: Layout, row: Row, options: Options) -> AnyRow:
     parsed = layout.read(row, options)
-    names = {field: layout.own.get(field, field) for field in FIELDS}
+    names = _names(layout.name)
     rest = {name: value for name, value in row.items() if name not in parsed.used}
-    meta, house = _take_meta(rest)
+    meta, house = _take_meta(rest, set(names.values()))
+    if "prompt" in house:
+        parsed = parsed._replace(prompt=house["prompt"])
     if isinstance(parsed, Group):
         return _candidates(layout, parsed, names, rest, meta, house)
     return _pair(layout, parsed, names, row, rest, meta, house, options)
+
+
+@cache
+def _names(layout: str) -> dict[str, str]:
+    """{field: the column it stands in} of a layout."""
+    own = LAYOUTS[layout].own
+    return {field: own.get(field, field) for field in FIELDS}
 
 
 def _pair(
@@ -114,14 +121,14 @@ def _pair(
     for field in ("prompt_id", "chosen_model", "rejected_model"):
         facts.setdefault(field, _string(rest, names[field]))
     facts |= house.get("facts", {})
-    kind = house.get("score_kind") or (layout.score_kind if facts["score_chosen"] is not None else None)
+    scored = facts["score_chosen"] is not None or facts["score_rejected"] is not None
     return PairRow(
         sides.prompt,
         sides.chosen,
         sides.rejected,
         **facts,
         meta={**rest, **meta},
-        score_kind=kind,
+        score_kind=house.get("score_kind", layout.score_kind if scored else None),
         as_read=house.get("as_read", {}),
         notes=notes,
     )
@@ -129,17 +136,17 @@ def _pair(
 
 def _candidates(layout: Layout, group: Group, names: dict[str, str], rest: Row, meta: Row, house: Row) -> CandidateRow:
     prompt_id = _string(rest, names["prompt_id"])
-    told = house.get("candidates")
-    pair = house.get("pair")
+    candidates, pair = group.candidates, house.get("pair")
+    if told := house.get("candidates"):
+        candidates = [replace(each, **_fields(held)) for each, held in zip(candidates, told, strict=True)]
+    scored = any(each.score is not None for each in candidates)
     return CandidateRow(
         group.prompt,
-        [replace(each, **_fields(held)) for each, held in zip(group.candidates, told, strict=True)]
-        if told
-        else group.candidates,
+        candidates,
         prompt_id=house.get("prompt_id", prompt_id),
         pair=Picked(*pair) if pair else group.pair,
         meta={**rest, **meta},
-        score_kind=house.get("score_kind") or layout.score_kind,
+        score_kind=house.get("score_kind", layout.score_kind if scored else None),
         as_read=house.get("as_read", {}),
         notes=group.notes,
     )
@@ -166,13 +173,14 @@ def _string(row: Row, name: str) -> str | None:
     return None
 
 
-def _take_meta(rest: Row) -> tuple[Row, Row]:
+def _take_meta(rest: Row, fields: set[str]) -> tuple[Row, Row]:
     """The JSON column taken out of `rest`: its content and our part of it. A `meta` of another kind stays a column."""
+    columns = set(rest) - fields
     for name in META:
         held = _json_object(rest.get(name))
         if held is not None:
             house = held.pop(HOUSE, {})
-            if isinstance(house, dict) and not set(held) & (set(rest) - {name}):
+            if isinstance(house, dict) and not set(held) & (columns - {name}):
                 del rest[name]
                 return held, house
     if "meta" in rest and rest["meta"] is None:
@@ -207,21 +215,49 @@ def _own(layout: Layout, row: AnyRow, options: Options) -> Row:
     return out
 
 
-def _finish(layout: Layout, row: AnyRow, own: Row, columns: list[str], house: Row) -> Row:
-    """`own`, the columns of the meta that were columns when read, and what is left as one JSON column."""
+def _plain(layout: Layout, row: AnyRow, kept: Sequence[str], options: Options) -> Row:
+    """The layout's own columns, the keys `kept` of the meta as columns, and what is left as one JSON column."""
+    own = _own(layout, row, options)
+    house = _not_told(layout, row, own, options)
+    columns = [name for name in kept if name in row.meta]
     out = {**own, **{name: row.meta[name] for name in columns}}
-    hidden = {
-        key: held for key, held in row.meta.items() if key not in columns and not (key in own and own[key] == held)
-    }
-    if row.score_kind not in (None, layout.score_kind):
+    shown = {*columns, *_shown(layout, row, own)}
+    hidden = {key: held for key, held in row.meta.items() if key not in shown}
+    if row.score_kind != layout.score_kind and _scored(row):  # null too: nobody said what this score is
         house = {"score_kind": row.score_kind, **house}
-    if others := {name: kept for name, kept in row.as_read.items() if name != layout.name}:
+    if others := {name: told for name, told in row.as_read.items() if name != layout.name and not _only_nulls(told)}:
         house = {**house, "as_read": others}
     if house:
         hidden[HOUSE] = house
     if hidden:
         out[META[0] if "meta" in columns else META[1]] = dump(hidden)
     return out
+
+
+def _plain_or_nothing(layout: Layout, row: AnyRow, columns: Sequence[str], options: Options) -> Row:
+    try:
+        return _plain(layout, row, columns, options)
+    except Refused:  # a layout may read more than it writes
+        return {}
+
+
+def _only_nulls(kept: Mapping[str, Any]) -> bool:
+    """All that was special were nulls in place of absent columns, as Parquet has them: not worth a word elsewhere."""
+    return not {"columns", "unset"} & kept.keys() and all(held is None for held in kept["set"].values())
+
+
+def _shown(layout: Layout, row: AnyRow, own: Row) -> set[str]:
+    """Keys of the meta that the layout has a column of its own for, and that would be read back from it."""
+    if not (keys := layout.takes & row.meta.keys()):
+        return set()
+    back = _bare(layout, {**own, **dict.fromkeys(META)}, DEFAULT).meta
+    return {key for key in keys if key in back and back[key] == row.meta[key]}
+
+
+def _scored(row: AnyRow) -> bool:
+    if isinstance(row, CandidateRow):
+        return any(each.score is not None for each in row.candidates)
+    return row.score_chosen is not None or row.score_rejected is not None
 
 
 def _add_fields(layout: Layout, row: PairRow, out: Row) -> None:
@@ -244,10 +280,14 @@ def _gap(row: PairRow) -> float | None:
 def _not_told(layout: Layout, row: AnyRow, own: Row, options: Options) -> Row:
     """What reading our own columns back does not give: kept as ours where it is a value, refused where it is a text."""
     back = _bare(layout, own, replace(options, score=None, judge=None))
+    house: Row = {}
     if back.prompt != row.prompt:
-        raise Refused("does_not_read_back", f"the prompt would come back from {layout.name} as another")
+        if [(t["role"], t["content"].split()) for t in back.prompt] != [
+            (t["role"], t["content"].split()) for t in row.prompt
+        ]:
+            raise Refused("does_not_read_back", f"the prompt would come back from {layout.name} as another")
+        house["prompt"] = row.prompt
     if isinstance(row, CandidateRow) and isinstance(back, CandidateRow):
-        house: Row = {}
         if [each.text for each in back.candidates] != [each.text for each in row.candidates]:
             raise Refused("does_not_read_back", f"the responses would come back from {layout.name} as others")
         if back.candidates != row.candidates:
@@ -259,17 +299,13 @@ def _not_told(layout: Layout, row: AnyRow, own: Row, options: Options) -> Row:
     if (back.chosen, back.rejected) != (row.chosen, row.rejected):
         raise Refused("does_not_read_back", f"an answer would come back from {layout.name} as another")
     facts = {name: getattr(row, name) for name in FIELDS if getattr(row, name) != getattr(back, name)}
-    return {"facts": facts} if facts else {}
+    return {**house, "facts": facts} if facts else house
 
 
 def _difference(layout: Layout, row: Row, read: AnyRow, options: Options) -> Row | None:
     """What `_exact` needs to make `row` out of `read`; None when plain writing does it."""
-    try:
-        own = _own(layout, read, options)
-    except Refused:  # a layout may read more than it writes
-        own = {}
-    columns = [name for name in row if name in read.meta and not (name in own and _same(own[name], row[name]))]
-    plain = _finish(layout, read, own, columns, {})
+    columns = [name for name in row if name in read.meta and name not in layout.takes]
+    plain = _plain_or_nothing(layout, read, columns, options)
     changed = {name: value for name, value in row.items() if name not in plain or not _same(plain[name], value)}
     absent = [name for name in plain if name not in row]
     if not (columns or changed or absent):
@@ -285,12 +321,7 @@ def _exact(layout: Layout, row: AnyRow, kept: Mapping[str, Any], options: Option
     """The row as it was read. What was noted of layouts that were read later is left out: that row did not have it."""
     order = list(row.as_read)
     earlier = {name: row.as_read[name] for name in order[: order.index(layout.name)]}
-    columns = [name for name in kept.get("columns", ()) if name in row.meta]
-    try:
-        own = _own(layout, row, options)
-    except Refused:
-        own = {}
-    out = _finish(layout, replace(row, as_read=earlier), own, columns, {})
+    out = _plain_or_nothing(layout, replace(row, as_read=earlier), kept.get("columns", ()), options)
     out |= kept.get("set", {})
     for name in kept.get("unset", ()):
         out.pop(name, None)
