@@ -12,6 +12,7 @@ from pairwright.errors import ConfigError, PairwrightError
 
 if TYPE_CHECKING:
     from pairwright.pipeline import Outcome
+    from pairwright.score.combine import Reward
     from pairwright.wiring import Recipe, Watch
 
 app = typer.Typer(
@@ -100,37 +101,90 @@ def score(recipe: Path, out: Out, change: Set = None, as_json: Json = False) -> 
 def pair(  # noqa: PLR0913  (options of a command)
     file: Annotated[Path, typer.Argument(help="Scored candidates, .parquet or .jsonl, long or nested.")],
     out: Out,
-    rejected: Annotated[str, typer.Option("--rejected", help="Rule of the rejected side, as mu-2sigma or min.")],
+    rejected: Annotated[
+        str | None, typer.Option("--rejected", help="Rule of the rejected side: mu-2sigma, min.")
+    ] = None,
     chosen: Annotated[str, typer.Option("--chosen", help="Rule of the chosen side.")] = "max",
     column: Annotated[
         list[str] | None, typer.Option("--column", help="Another name: --column score=reward_7b.")
     ] = None,
+    rater: Annotated[list[str] | None, typer.Option("--rater", help="A column of scores, NAME or NAME=WEIGHT.")] = None,
+    combine: Annotated[
+        str, typer.Option("--combine", help="Of several raters: mean_z, mean_rank, worst_z.")
+    ] = "mean_z",
     change: Annotated[
         list[str] | None, typer.Option("--set", help="A setting: --set min_gap=0.5, seed=1, ddof=1.")
     ] = None,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="All 21 pairs of the seven positions instead, for studies.")
+    ] = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Write pairs.jsonl too.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over an earlier result in the folder.")] = False,
     as_json: Json = False,
 ) -> None:
     """Scored candidates into pairs: parquet, ledger, card and page."""
-    from pairwright.export import Export, export_file
+    from pairwright.export import Export, export_file, export_grid
     from pairwright.io.candidates import read_candidates
     from pairwright.pair.build import Pairing
     from pairwright.settings import from_table
     from pairwright.wiring import file_manifest
 
-    settings = from_table(Pairing, {"chosen": chosen, "rejected": rejected, **_changes(change)}, where="pair")
+    if (rejected is None) is not grid:
+        raise ConfigError(
+            "name the rejected rule, as --rejected mu-2sigma or --rejected min; --grid alone takes all 21 pairs"
+        )
+    settings = from_table(Pairing, {"chosen": chosen, "rejected": rejected or "min", **_changes(change)}, where="pair")
+    reward = _reward(rater, combine)
     columns = {key: str(value) for key, value in _changes(column, parse=False).items()}
-    if (out / "pairs.parquet").exists() and not force:
-        raise ConfigError(f"{out / 'pairs.parquet'} is there already; choose another --out or pass --force")
-    told = file_manifest(file, settings, columns)
-    ledger = export_file(read_candidates(file, columns=columns), out, settings, Export(jsonl, file.stem), told)
+    written = out / ("grid.json" if grid else "pairs.parquet")
+    if written.exists() and not force:
+        raise ConfigError(f"{written} is there already; choose another --out or pass --force")
+    batches = read_candidates(file, columns=columns, raters=list(reward.raters) if reward else [])
+    if grid:
+        _print_grid(export_grid(batches, out, settings, reward=reward), out, as_json)
+        return
+    told = file_manifest(file, settings, columns, reward)
+    ledger = export_file(batches, out, settings, Export(jsonl, file.stem), told, reward=reward)
     if as_json:
         _say(json.dumps(ledger))
         return
     _print_ledger(ledger, out)
     for line in ledger["advice"]:
         _say(line)
+
+
+def _reward(raters: list[str] | None, combine: str) -> "Reward | None":
+    from pairwright.score.combine import Reward
+    from pairwright.settings import from_table
+
+    if not raters:
+        return None
+    named = dict(text.partition("=")[::2] for text in raters)
+    try:
+        weights = {name: float(weight or 1) for name, weight in named.items()}
+    except ValueError as error:
+        raise ConfigError(f"--rater is NAME or NAME=WEIGHT: {error}") from error
+    return from_table(Reward, {"raters": weights, "combine": combine}, where="--rater")
+
+
+def _print_grid(lines: list[dict[str, Any]], folder: Path, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if as_json:
+        _say(json.dumps(lines))
+        return
+    table = Table("chosen", "rejected", "pairs", "skipped", "margin", "z chosen", "z rejected", "is lowest", box=None)
+    for line in lines:
+        lost = ", ".join(f"{reason} {n}" for reason, n in line["skipped"].items())
+        numbers = ["" if line[key] is None else f"{line[key]:.2f}" for key in _GRID_NUMBERS]
+        table.add_row(line["chosen"], line["rejected"], str(line["pairs"]), lost, *numbers)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    console.print(f"\nfiles   {folder / 'grid'}/CHOSEN--REJECTED.parquet", highlight=False)
+
+
+_GRID_NUMBERS = ("margin", "z_chosen", "z_rejected", "rejected_is_lowest")
 
 
 def _changes(given: list[str] | None, *, parse: bool = True) -> dict[str, object]:

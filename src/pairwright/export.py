@@ -14,10 +14,12 @@ import polars as pl
 
 from pairwright import __version__
 from pairwright.audit.run import Tally, pairing_facts, prompt_facts, rater_facts
+from pairwright.core.stats import Spread
 from pairwright.io.trl import ROWS, Parts, card, trl_rows, write_jsonl
-from pairwright.pair.build import Built, Pairing, build_pairs
+from pairwright.pair.build import Built, Cell, Pairing, build_pairs, grid
 from pairwright.pair.rules import parse_rule
 from pairwright.report.page import page
+from pairwright.score.combine import Reward, column, rated, with_reward
 from pairwright.store import Stage, write_json, write_text
 from pairwright.tables import DROPPED, MESSAGES
 
@@ -158,16 +160,61 @@ def ledger_text(stages: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def export_grid(
+    batches: Iterable[pl.DataFrame], folder: Path, pairing: Pairing, *, reward: Reward | None = None
+) -> list[dict[str, Any]]:
+    """All 21 pairs of positions, each a Parquet file of TRL rows, and one line of facts for each."""
+    parts: dict[tuple[str, str], Parts] = {}
+    tallies: dict[tuple[str, str], GridLine] = {}
+    for batch in batches:
+        rows = with_reward(batch, reward) if reward else batch
+        for cell in grid(rows, pairing):
+            key = (cell.chosen, cell.rejected)
+            file = folder / "grid" / f"{cell.chosen}--{cell.rejected}.parquet"
+            parts.setdefault(key, Parts(file)).add(trl_rows(cell.pairs, rows))
+            tallies.setdefault(key, GridLine(*key)).add(cell)
+    for part in parts.values():
+        part.close(ROWS)
+    lines = [tally.told() for tally in tallies.values()]
+    write_json(folder / "grid.json", lines)
+    return lines
+
+
+@dataclass
+class GridLine:
+    """One cell of the grid: prompts = pairs + skipped."""
+
+    chosen: str
+    rejected: str
+    skipped: Counter[str] = field(default_factory=Counter)
+    margin: Spread = field(default_factory=Spread)
+    z_chosen: Spread = field(default_factory=Spread)
+    z_rejected: Spread = field(default_factory=Spread)
+    extreme: int = 0
+
+    def add(self, cell: Cell) -> None:
+        self.skipped.update(cell.skipped)
+        self.extreme += int(cell.pairs["hit_extreme"].sum())
+        for spread, name in ((self.margin, "margin"), (self.z_chosen, "z_chosen"), (self.z_rejected, "z_rejected")):
+            spread.add(cell.pairs[name].to_numpy())
+
+    def told(self) -> dict[str, Any]:
+        pairs = self.margin.n
+        head = {"chosen": self.chosen, "rejected": self.rejected, "pairs": pairs, "skipped": dict(self.skipped)}
+        means = {"margin": self.margin.mean, "z_chosen": self.z_chosen.mean, "z_rejected": self.z_rejected.mean}
+        return head | means | {"rejected_is_lowest": self.extreme / pairs if pairs else None}
+
+
 def pair_entry(tally: Tally) -> Entry:
     """The ledger line of the pair stage: the unit is the prompt; responses that took no part are set aside."""
-    return Entry("pair", "prompts", tally.prompts, tally.pairs, tally.skipped, tally.aside)
+    return Entry("pair", "prompts", tally.prompts, tally.paired, tally.skipped, tally.aside)
 
 
 def export_run(
     folder: Path,
     settings: Export,
     pairing: Pairing,
-    reward: str,
+    reward: Reward,
     stages: tuple[Stage, Stage, Stage, Stage],
     told: Mapping[str, Any],
 ) -> Frames:
@@ -178,14 +225,10 @@ def export_run(
     kept_parts = []
     assert out.candidates is not None
     for shard in range(prompts.shards):
-        asked, said, scores = (
-            prompts.read("prompts", shard),
-            sampled.read("responses", shard),
-            scored.read("scores", shard),
-        )
-        reward_only = scores.filter(pl.col("rater") == reward)
+        asked, said = prompts.read("prompts", shard), sampled.read("responses", shard)
+        scores = scored.read("scores", shard)
         rows = said.join(asked.select("prompt_id", "prompt"), on="prompt_id", how="left", maintain_order="left")
-        rows = rows.join(reward_only, on=["prompt_id", "response_id"], how="left", maintain_order="left")
+        rows = rated(rows, scores, reward)
         built = Built(paired.read("pairs", shard), paired.read("prompt_stats", shard), paired.read("dropped", shard))
         out.add(rows, built)
         out.candidates.add(_candidates(rows, scores))
@@ -197,12 +240,12 @@ def export_run(
         _count(out, entries["prompts"], asked.height + lost.height, asked.height, lost)
         _count(out, entries["sample"], wanted, said.height, sampled.read("dropped", shard))
         _count(out, entries["score"], scores.height, scores["score"].count(), scored.read("dropped", shard))
-        kept_parts.append(scores.filter(pl.col("rater").str.starts_with(f"{reward}.")))
+        kept_parts.append(scores.filter(pl.col("rater") != reward.name))
     entries["pair"] = pair_entry(out.tally)
     for stage in stages:
         seconds = stage.record.get("seconds")
         entries[stage.name].seconds = seconds if isinstance(seconds, float) else None
-    parts = pl.concat(kept_parts).with_columns(pl.col("rater").str.strip_prefix(f"{reward}."))
+    parts = pl.concat(kept_parts).with_columns(pl.col("rater").str.strip_prefix(f"{reward.name}."))
     out.close(entries.values(), told, parts)
     return {}
 
@@ -228,13 +271,21 @@ def _candidates(rows: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
 
 
 def export_file(
-    batches: Iterable[pl.DataFrame], folder: Path, pairing: Pairing, settings: Export, told: Mapping[str, Any]
+    batches: Iterable[pl.DataFrame],
+    folder: Path,
+    pairing: Pairing,
+    settings: Export,
+    told: Mapping[str, Any],
+    *,
+    reward: Reward | None = None,
 ) -> dict[str, Any]:
     """The outputs of a file of scored candidates, batch by batch. Returns the ledger."""
     out = Folder(folder, pairing, settings, candidates=False)
-    rater = str(told.get("rater", "score"))
+    raters = {rater: column(rater) for rater in reward.raters} if reward else {"score": "score"}
     for batch in batches:
-        built = build_pairs(batch, pairing)
-        out.add(batch, built, texts={"prompt", "response"} <= set(batch.columns))
-        out.tally.add_scores(rater, batch["score"], batch["reason"] if "reason" in batch.columns else None)
+        rows = with_reward(batch, reward) if reward else batch
+        built = build_pairs(rows, pairing)
+        out.add(rows, built, texts={"prompt", "response"} <= set(rows.columns))
+        for rater, name in raters.items():
+            out.tally.add_scores(rater, rows[name], rows["reason"] if "reason" in rows.columns else None)
     return out.close([pair_entry(out.tally)], told)

@@ -23,6 +23,7 @@ from pairwright.pair.build import Pairing, build_pairs
 from pairwright.pipeline import Frames, Step
 from pairwright.protocols import Sampler
 from pairwright.sample import Sampling, draw, missing_calls, to_tables
+from pairwright.score.combine import Reward, rated
 from pairwright.score.raters import Rater, rate
 from pairwright.settings import from_table, read_yaml
 from pairwright.store import Journal, Stage, file_hash, shard_of
@@ -62,7 +63,7 @@ class Recipe:
     sample: Sampling
     score: list[Rater]
     pair: Pairing
-    reward: str = "rules"  # the rater whose score decides the pairs
+    reward: Reward  # the rater or raters whose score decides the pairs
     shards: int = SHARDS
     export: Export = field(default_factory=Export)
 
@@ -86,11 +87,7 @@ def read_recipe(path: Path, changes: Mapping[str, object] | None = None) -> Reci
     raters = table["score"] if isinstance(table["score"], list) else [table["score"]]
     score = [from_table(Rater, entry, where=f"score {i}") for i, entry in enumerate(raters)]
     pairing = dict(table["pair"]) if isinstance(table["pair"], dict) else table["pair"]
-    reward = pairing.pop("reward", score[0].rater if score else "") if isinstance(pairing, dict) else ""
-    if reward not in [entry.rater for entry in score]:
-        raise ConfigError(
-            f"[pair] reward {reward!r} is not one of the raters: {', '.join(r.rater for r in score) or 'none'}"
-        )
+    reward = _reward(pairing.pop("reward", None) if isinstance(pairing, dict) else None, score)
     shards = table.get("shards", SHARDS)
     if not isinstance(shards, int) or isinstance(shards, bool) or not 1 <= shards <= 99_999:
         raise ConfigError(f"[{path}] shards is a whole number from 1 to 99999, not {shards!r}")
@@ -102,10 +99,22 @@ def read_recipe(path: Path, changes: Mapping[str, object] | None = None) -> Reci
         sample=sample,
         score=score,
         pair=from_table(Pairing, pairing, where="pair"),
-        reward=str(reward),
+        reward=reward,
         shards=shards,
         export=from_table(Export, table.get("export", {}), where="export"),
     )
+
+
+def _reward(given: object, raters: list[Rater]) -> Reward:
+    """`reward: rules`, or `reward: {raters: {rules: 1, repetition: 0.5}, combine: mean_z}`; the first rater by default."""
+    names = [entry.rater for entry in raters]
+    if given is None and names:
+        given = names[0]
+    table = {"raters": {given: 1.0}} if isinstance(given, str) else given
+    reward = from_table(Reward, table, where="pair.reward")
+    if unknown := [name for name in reward.raters if name not in names]:
+        raise ConfigError(f"[pair] reward {unknown[0]!r} is not one of the raters: {', '.join(names) or 'none'}")
+    return reward
 
 
 @dataclass(frozen=True)
@@ -142,10 +151,7 @@ def steps(recipe: Recipe, folder: Path, watch: Watch = Watch()) -> list[Step]:
 
     def pair_shard(shard: int) -> Frames:
         held = prompts.read("prompts", shard)
-        scores = scored.read("scores", shard).filter(pl.col("rater") == recipe.reward)
-        rows = sampled.read("responses", shard).join(
-            scores, on=["prompt_id", "response_id"], how="left", maintain_order="left"
-        )
+        rows = rated(sampled.read("responses", shard), scored.read("scores", shard), recipe.reward)
         built = build_pairs(rows, recipe.pair, prompt_ids=held["prompt_id"])
         return {"pairs": built.pairs, "prompt_stats": built.stats, "dropped": built.dropped}
 
@@ -157,7 +163,14 @@ def steps(recipe: Recipe, folder: Path, watch: Watch = Watch()) -> list[Step]:
             yield each, told
 
     facts = {"weights": WEIGHTS[recipe.sample.backend](recipe.sample.model)}
-    core = ("pairwright.core.positions", "pairwright.core.segments", "pairwright.pair.rules", "pairwright.pair.build")
+    core = (
+        "pairwright.core.positions",
+        "pairwright.core.segments",
+        "pairwright.core.rewards",
+        "pairwright.score.combine",
+        "pairwright.pair.rules",
+        "pairwright.pair.build",
+    )
     rating = ("pairwright.score.raters", "pairwright.score.rules", "pairwright.score.checks", "pairwright.score.facts")
     out = ["pairs.parquet", "candidates.parquet", "dropped.parquet", "ledger.json", "report.html", "README.md"]
     out += ["pairs.jsonl"] * recipe.export.jsonl
@@ -174,7 +187,7 @@ def steps(recipe: Recipe, folder: Path, watch: Watch = Watch()) -> list[Step]:
         ),
         Step(
             "pair", (PAIRS, PROMPT_STATS), shards, lambda todo: over_shards(pair_shard, todo),
-            {**asdict(recipe.pair), "reward": recipe.reward}, core, ("prompts", "sample", "score"),
+            {**asdict(recipe.pair), "reward": asdict(recipe.reward)}, core, ("prompts", "sample", "score"),
         ),
         Step(
             "export", (), 1, export, asdict(recipe.export),
@@ -248,7 +261,7 @@ def manifest(recipe: Recipe) -> dict[str, object]:
         "shards": recipe.shards,
         "sample": asdict(recipe.sample),
         "score": [asdict(entry) for entry in recipe.score],
-        "pair": {**asdict(recipe.pair), "reward": recipe.reward},
+        "pair": {**asdict(recipe.pair), "reward": asdict(recipe.reward)},
         "export": asdict(recipe.export),
     }
     made = {
@@ -258,10 +271,16 @@ def manifest(recipe: Recipe) -> dict[str, object]:
     return {**_versions(), **made, "inputs": {recipe.prompts.name: file_hash(recipe.prompts)}, "settings": settings}
 
 
-def file_manifest(file: Path, settings: Pairing, columns: Mapping[str, str]) -> dict[str, object]:
+def file_manifest(
+    file: Path, settings: Pairing, columns: Mapping[str, str], reward: Reward | None = None
+) -> dict[str, object]:
     """The same for a file of scored candidates."""
     told = {"seeds": {"pair": settings.seed}, "inputs": {file.name: file_hash(file)}}
-    return {**_versions(), **told, "settings": {"pair": asdict(settings), "columns": dict(columns)}}
+    return {
+        **_versions(),
+        **told,
+        "settings": {"pair": asdict(settings), "columns": dict(columns), "reward": reward and asdict(reward)},
+    }
 
 
 def _versions() -> dict[str, object]:

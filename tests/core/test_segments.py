@@ -236,6 +236,8 @@ class TestSpread:
 
     @MODEST
     @given(FINITE, st.lists(st.integers(1, 20), min_size=1, max_size=4))
+    @example(5e-324, [2, 3])
+    @example(-MOST, [2, 3])
     def test_a_constant_has_no_spread_and_one_bin(self, value, sizes):
         spread = spread_of([[value] * size for size in sizes])
         assert (spread.mean, spread.sd, spread.distinct) == (value, 0.0, 1)

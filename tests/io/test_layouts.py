@@ -166,6 +166,24 @@ class TestEveryLayout:
                         assert lost.reason
 
 
+ODD = [None, 3, "x", "", [], {}, [1], [{}], [None], ["x"], {"x": 1}, [["x"]], float("nan"), True, talk("user: Q")]
+ODD += [talk("assistant: a"), [{"role": "user", "content": None}], [{"role": 1, "content": "x"}], "Human: x", b"x"]
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_an_odd_value_anywhere_is_lost_with_a_reason_or_kept_never_a_crash(name: str) -> None:
+    layout = LAYOUTS[name]
+    for row in sample(name):
+        for column in row:
+            for odd in ODD:
+                damaged = {**row, column: odd}
+                read = read_row(layout, damaged, OPTIONS)
+                if isinstance(read, Lost):
+                    assert read.reason
+                elif odd == odd:
+                    assert write_row(layout, read, OPTIONS) == damaged
+
+
 class TestDetection:
     def test_refuses_in_one_line_with_the_nearest_layouts_and_what_they_lack(self) -> None:
         row = {"question": "Q", "chosen": "a", "rejected": "b", "prompt": 3}

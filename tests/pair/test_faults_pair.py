@@ -171,12 +171,12 @@ def test_f26_random_is_random_and_repeats():
     others = frame_of(("o", "wxyz", [3, 9, 1, 5]), ("p0", "wxyz", [3, 9, 1, 5]), ("q", "xy", [1, 2]))
     whole = np.array([0, 4])
     candidates = positions.distinct(frame["score"].to_numpy(), whole)
-    scene = Scene(candidates, positions.moments(candidates), whole, None, None, None)
+    scene = Scene(candidates, positions.moments(candidates), whole, None, None, None, None)
     counts: Counter[int] = Counter()
     for seed in range(3000):
         draw_R = segments.draw(seed, keys(pl.Series(["p0"])), keys(frame["response_id"]), whole)
         pairing = Pairing(rejected="random", seed=seed)
-        picks = pick_pairs(scene._replace(draw_R=draw_R), *parse_sides("max", "random"), pairing)
+        picks = pick_pairs(scene._replace(draw_R=draw_R, draw_C=draw_R), *parse_sides("max", "random"), pairing)
         assert picks.chosen_P.tolist() == [1]
         counts[picks.rejected_P.item()] += 1
         if seed % 60 == 0:  # the whole stage takes the same draw, again and beside other prompts

@@ -181,7 +181,7 @@ def scene_of(prompts: list[Prompt], numbers: list[int], *, seed: int = 3) -> Sce
     row_keys = np.concatenate([segments.mix(np.arange(len(scores), dtype=np.uint64)) for scores, _ in prompts])
     draw_R = segments.draw(seed, segments.mix(np.array(numbers, np.uint64)), row_keys, start_R)
     length_C = (text_R[candidates.row_C] * np.uint64(7) % np.uint64(5)).astype(float)
-    return Scene(candidates, positions.moments(candidates), start_R, draw_R, length_C, None)
+    return Scene(candidates, positions.moments(candidates), start_R, draw_R, draw_R[candidates.row_C], length_C, None)
 
 
 def with_other(scene: Scene, kind: str) -> Scene:
@@ -230,11 +230,19 @@ class TestEveryRule:
 
     def test_no_prompts_give_no_picks(self, kind):
         none = positions.distinct(np.zeros(0), np.array([0]))
-        scene = Scene(none, positions.moments(none), np.array([0]), np.zeros(0, np.uint64), np.zeros(0), None)
+        scene = Scene(
+            none,
+            positions.moments(none),
+            np.array([0]),
+            np.zeros(0, np.uint64),
+            np.zeros(0, np.uint64),
+            np.zeros(0),
+            None,
+        )
         assert len(apply(parse_rule(EXAMPLES[kind]), with_other(scene, kind))) == 0
 
     def test_it_says_what_it_lacks(self, kind):
-        bare = scene_of([([1.0, 2.0], [0, 1])], [0])._replace(draw_R=None, length_C=None)
+        bare = scene_of([([1.0, 2.0], [0, 1])], [0])._replace(draw_R=None, draw_C=None, length_C=None)
         if kind in SEEDED | CHOSEN_ONLY_NEVER:
             with pytest.raises(ConfigError, match="needs"):
                 apply(parse_rule(EXAMPLES[kind]), bare)
@@ -267,7 +275,7 @@ class TestMeaning:
         candidates = positions.distinct(np.arange(10.0), np.array([0, 10]))
         draw_R = segments.mix(np.arange(10, dtype=np.uint64))
         spread = positions.moments(candidates)
-        scene = Scene(candidates, spread, np.array([0, 10]), draw_R, np.arange(10.0), np.array([9]))
+        scene = Scene(candidates, spread, np.array([0, 10]), draw_R, draw_R, np.arange(10.0), np.array([9]))
         assert candidates.score_C[apply(parse_rule(name), scene)] == score
 
     def test_a_rule_is_a_value(self):

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pairwright.core.positions import n_same
-from pairwright.core.segments import text_keys
+from pairwright.core import shape
+from pairwright.core.positions import distinct, moments, n_same
+from pairwright.core.segments import starts, text_keys
 from pairwright.core.stats import Spread
 
 SHOWN = 60  # prompts whose candidates are shown one by one
+TESTED = 2000  # prompts whose score shape is tested
 SEPARATE = 28  # from here on the expected minimum of n normal scores lies below -2 sigma
 
 
@@ -29,6 +31,7 @@ class Tally:
     judged: int = 0  # prompts with two or more kept responses
     rows_in: int = 0
     pairs: int = 0
+    paired: int = 0  # prompts with a pair
     hit_extreme: int = 0
     truncated: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
@@ -38,6 +41,11 @@ class Tally:
     z_chosen: Spread = field(default_factory=Spread)
     z_rejected: Spread = field(default_factory=Spread)
     skewness: Spread = field(default_factory=Spread)
+    tested: int = 0  # prompts with n >= 8 tested for normality (Anderson-Darling, 5 %)
+    not_normal: int = 0
+    junk: int = 0  # tested prompts where a far low cluster inflates sigma
+    tested_n: Counter[int] = field(default_factory=Counter)
+    copies: int = 0  # kept responses whose text stands earlier in their prompt
     raters: dict[str, Spread] = field(default_factory=dict)
     nulls: dict[str, Counter[str]] = field(default_factory=dict)
     shown: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
@@ -59,6 +67,7 @@ class Tally:
         self.same_by_theorem += int((judged["n"] <= forced).sum())
         self.sizes.update(dict(judged["n"].value_counts().iter_rows()))
         self.pairs += pairs.height
+        self.paired += int((stats["outcome"] == "pair").sum())
         self.hit_extreme += int(pairs["hit_extreme"].sum())
         self.skipped.update(_counts(dropped.filter(pl.col("response_id").is_null())["reason"]))
         self.aside.update(_counts(dropped.filter(pl.col("response_id").is_not_null())["reason"]))
@@ -69,7 +78,9 @@ class Tally:
             (self.skewness, judged["skewness"]),
         ):
             spread.add(values.drop_nulls().to_numpy())
+        self.copies += int((judged["n"] - judged["n_distinct"]).sum())
         self._truncation(candidates, pairs)
+        self._shape(candidates, stats, dropped)
         self._show(candidates, stats, dropped)
 
     def add_scores(self, rater: str, scores: pl.Series, reasons: pl.Series | None = None) -> None:
@@ -92,19 +103,40 @@ class Tally:
             )
             self.truncated[side] += met.height
 
+    def _shape(self, candidates: pl.DataFrame, stats: pl.DataFrame, dropped: pl.DataFrame) -> None:
+        """Tests the first prompts with enough scores: normal or not, a junk cluster or not."""
+        room = TESTED - self.tested
+        able = stats.filter(pl.col("n") >= shape.AD_SMALLEST, pl.col("sd") > 0).head(max(0, room)).select("prompt_id")
+        if able.is_empty():
+            return
+        rows = candidates.select("prompt_id", "response_id", "score").join(
+            able, on="prompt_id", how="semi", maintain_order="left"
+        )
+        ids = [pl.col("prompt_id").cast(pl.String), pl.col("response_id").cast(pl.String)]
+        lost = dropped.filter(pl.col("response_id").is_not_null())
+        rows = rows.with_columns(ids).join(lost, on=["prompt_id", "response_id"], how="anti", maintain_order="left")
+        start_P, score_R = starts(rows["prompt_id"].rle_id().to_numpy()), rows["score"].to_numpy()
+        statistic_P = shape.anderson_darling(score_R, start_P)
+        fair_P = np.isfinite(statistic_P)
+        self.tested += int(fair_P.sum())
+        self.tested_n.update(np.diff(start_P)[fair_P].tolist())
+        self.not_normal += int((statistic_P[fair_P] > shape.AD_CRITICAL).sum())
+        separate = distinct(score_R, start_P)
+        self.junk += int(shape.junk_mode(separate, moments(separate)).sum())
+
     def _show(self, candidates: pl.DataFrame, stats: pl.DataFrame, dropped: pl.DataFrame) -> None:
         """Keeps the prompts with the smallest keys: a sample that does not depend on the order of the file."""
         ids = stats["prompt_id"].cast(pl.String)
-        key = (
-            text_keys(np.array([text.encode("utf-8", "surrogatepass") for text in ids], np.bytes_)) if len(ids) else []
-        )
+        key = text_keys(np.array([text.encode("utf-8", "surrogatepass") for text in ids], np.bytes_))
         worst = self.shown[-1][0] if len(self.shown) == SHOWN else 2**64
         lowest = np.argsort(key, kind="stable")[:SHOWN]
         for at in lowest:
             if key[at] < worst:
                 line = stats.row(int(at), named=True)
                 rows = candidates.filter(pl.col("prompt_id") == line["prompt_id"])
-                lost = dropped.filter(pl.col("prompt_id") == str(line["prompt_id"]), pl.col("response_id").is_not_null())
+                lost = dropped.filter(
+                    pl.col("prompt_id") == str(line["prompt_id"]), pl.col("response_id").is_not_null()
+                )
                 aside = dict(lost.select("response_id", "reason").iter_rows())
                 self.shown.append((int(key[at]), {"stats": line, "rows": rows, "aside": aside}))
         self.shown = sorted(self.shown, key=lambda item: item[0])[:SHOWN]
@@ -127,8 +159,26 @@ class Tally:
                     f"{rule} and min pick the same response for {share:.0%} of the prompts, though {n} samples could "
                     "separate them: the scores have no tail that reaches past the position."
                 )
-        if self.skewness.n and (mean := self.skewness.mean or 0) < -1:
-            said.append(f"Scores lean far to low values (mean skewness {mean:.1f}): a few junk answers inflate sigma.")
+        if lost := self.skipped["no_such_position"]:
+            said.append(
+                f"{lost} prompts have no such position ({self.rejected}): two distinct scores and nothing between. "
+                "--rejected min pairs them."
+            )
+        if self.tested and self.junk / self.tested > 0.05:
+            said.append(
+                f"In {self.junk / self.tested:.0%} of {self.tested} tested prompts a few scores lie far below the rest and "
+                "inflate sigma: positions in sigma are those of the junk. Look at the lowest texts first."
+            )
+        if self.tested:
+            n_told = (
+                f"{min(self.tested_n)} to {max(self.tested_n)}" if len(self.tested_n) > 1 else f"{min(self.tested_n)}"
+            )
+            said.append(
+                f"Normality (Anderson-Darling, estimated mean and sd, 5 %) is rejected for {self.not_normal / self.tested:.0%} "
+                f"of {self.tested} tested prompts with n = {n_told}; at small n the test sees little."
+            )
+        if self.copies:
+            said.append(f"{self.copies} responses repeat the text of another one of their prompt.")
         if self.pairs and self.truncated["rejected"] / self.pairs > 0.1:
             said.append(f"{self.truncated['rejected'] / self.pairs:.0%} of the rejected responses were cut off.")
         return said

@@ -60,7 +60,8 @@ class Spread:
         before, now = self.n / both, n / both
         apart = off * (2 * math.sqrt(before * now))
         self._sd = math.hypot(self._sd * math.sqrt(before), sd * math.sqrt(now), apart)
-        self._mean = (self._mean / 2 + off * now) * 2 if self.n else mean
+        if off or not self.n:  # halving a denormal mean would lose its last bit
+            self._mean = (self._mean / 2 + off * now) * 2 if self.n else mean
         self.n = both
 
     def _start(self, low: float, high: float) -> None:

@@ -6,7 +6,8 @@
 Columns go by the names that are in use (`NAMES`); other names are given as {"score": "their_column"}.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import polars as pl
 
 from pairwright.core import segments
 from pairwright.errors import ConfigError, DataError, StoreError
-from pairwright.io.jsonl import read_lines, struct_of
+from pairwright.io.jsonl import field_name, read_lines, struct_of
 from pairwright.protocols import Message
 from pairwright.tables import MESSAGES, as_messages, prompt_id
 
@@ -59,46 +60,52 @@ _JSON: dict[str, Any] = {
     "response_id": str | int | None,
     **dict.fromkeys(("response", "source", "finish_reason"), str | None),
 }
+KEYS_FROM = 1000  # lines of a JSONL file whose keys are looked at
 BATCH_ROWS = 50_000
 BATCH_PROMPTS = 10_000
 PASS_BYTES = 64 * 2**20  # of a compressed Parquet file whose prompts do not stand together, per pass
 
 
-def find_columns(available: list[str], renamed: Mapping[str, str], *, where: str) -> dict[str, str]:
+def find_columns(
+    available: Sequence[str], renamed: Mapping[str, str], raters: Sequence[str] = (), *, where: str
+) -> dict[str, str]:
     """{our name: the file's column} of a long or nested file; DataError lists what is there when nothing fits."""
     if unknown := [name for name in renamed if name not in NAMES]:
         raise ConfigError(f"unknown column name {unknown[0]!r}; known: {', '.join(NAMES)}")
-    if absent := [column for column in renamed.values() if column not in available]:
+    if absent := [column for column in (*renamed.values(), *raters) if column not in available]:
         raise DataError(f"{where} has no column {absent[0]!r}; it has {', '.join(available)}")
     found = {name: next((c for c in names if c in available), None) for name, names in NAMES.items()}
     found.update(renamed)
     nested = found["responses"] is not None and found["scores"] is not None and "response" not in renamed
+    nested = nested and not raters  # several raters come as one column each, beside one response a row
     wanted = NESTED if nested else LONG
     columns = {name: column for name in wanted if (column := found[name]) is not None}
-    needs = ("responses", "scores") if nested else ("score",)
+    needs = ("responses", "scores") if nested else ("score",) * (not raters)
     if any(name not in columns for name in needs) or not {"prompt", "prompt_id"} & set(columns):
         raise DataError(
             f"{where} does not look like scored candidates: it has {', '.join(available) or 'no columns'}. Wanted, one "
             "row per response: prompt, response, score; or one row per prompt: prompt, responses, rewards. Name other "
             "columns with --column score=THEIR_NAME"
         )
-    return columns
+    return columns | {f"rater:{rater}": rater for rater in raters}
 
 
-def read_candidates(path: Path | str, *, columns: Mapping[str, str] | None = None) -> Iterator[pl.DataFrame]:
+def read_candidates(
+    path: Path | str, *, columns: Mapping[str, str] | None = None, raters: Sequence[str] = ()
+) -> Iterator[pl.DataFrame]:
     """Batches of whole prompts: prompt_id, response_id, score, and what else of `NAMES` the file has.
 
     `prompt` comes as messages, `score` as f64 with null for missing. Without ids, a prompt's id is the hash of its
     messages and a response's id its number within the prompt (an integer). Rows of one prompt come together even when
-    the file scatters them.
+    the file scatters them. `raters` are further columns of numbers, which come as "rater:NAME"; `score` may then lack.
     """
     path = Path(path)
     if not path.exists():
         raise StoreError(f"there is no file {path}")
     if path.suffix in {".jsonl", ".json", ".ndjson"}:
-        batches = _jsonl_batches(path, columns or {})
+        batches = _jsonl_batches(path, columns or {}, raters)
     elif path.suffix in {".parquet", ".pq"}:
-        batches = _parquet_batches(path, columns or {})
+        batches = _parquet_batches(path, columns or {}, raters)
     else:
         raise DataError(f"{path}: the name must end in .parquet or .jsonl to say what it is")
     empty = True
@@ -109,11 +116,11 @@ def read_candidates(path: Path | str, *, columns: Mapping[str, str] | None = Non
         raise DataError(f"{path} holds no rows; there is nothing to pair")
 
 
-def _parquet_batches(path: Path, renamed: Mapping[str, str]) -> Iterator[pl.DataFrame]:
+def _parquet_batches(path: Path, renamed: Mapping[str, str], raters: Sequence[str]) -> Iterator[pl.DataFrame]:
     try:
         scan = pl.scan_parquet(path)
         schema = scan.collect_schema()
-        columns = find_columns(list(schema), renamed, where=str(path))
+        columns = find_columns(list(schema), renamed, raters, where=str(path))
         _check_types({name: schema[column] for name, column in columns.items()}, columns, path)
         scan = scan.select(pl.col(column).alias(name) for name, column in columns.items())
         nested = "responses" in columns
@@ -173,6 +180,7 @@ def _check_types(types: Mapping[str, pl.DataType], columns: Mapping[str, str], p
         "response_id": ("text or whole numbers", lambda t: t == pl.String or t.is_integer()),
         **dict.fromkeys(("response", "source", "finish_reason"), ("text", lambda t: t in (pl.String, pl.Null))),
     }
+    wanted |= {name: wanted["score"] for name in types if name.startswith("rater:")}
     for name, kind in types.items():
         if name in wanted and not wanted[name][1](kind):
             raise DataError(
@@ -181,15 +189,15 @@ def _check_types(types: Mapping[str, pl.DataType], columns: Mapping[str, str], p
             )
 
 
-def _jsonl_batches(path: Path, renamed: Mapping[str, str]) -> Iterator[pl.DataFrame]:
+def _jsonl_batches(path: Path, renamed: Mapping[str, str], raters: Sequence[str]) -> Iterator[pl.DataFrame]:
     """JSONL in batches; rows of a prompt that stand apart are only found together within the file as a whole."""
-    first = next(iter(read_lines(path, dict)), None)
-    if first is None:
+    keys = {key: None for _, row in islice(read_lines(path, dict), KEYS_FROM) for key in row}
+    if not keys:
         return
-    columns = find_columns(list(first[1]), renamed, where=str(path))
+    columns = find_columns(list(keys), renamed, raters, where=str(path))
     key = "prompt_id" if "prompt_id" in columns else "prompt"
     must = frozenset({"responses", "scores"} if "responses" in columns else {key})
-    kind = struct_of("Row", {name: (_JSON[name], column) for name, column in columns.items()}, must)
+    kind = struct_of("Row", {name: (_JSON.get(name, float | None), key) for name, key in columns.items()}, must)
     nested = "responses" in columns
     limit = BATCH_PROMPTS if nested else BATCH_ROWS
     parts: list[pl.DataFrame] = []
@@ -229,8 +237,9 @@ def _columns(rows: list[Any], columns: Mapping[str, str]) -> pl.DataFrame:
         "prompt": MESSAGES,
     }
     data = {}
+    types |= dict.fromkeys((name for name in columns if name.startswith("rater:")), pl.Float64)
     for name in columns:
-        values = [getattr(row, name) for row in rows]
+        values = [getattr(row, field_name(name)) for row in rows]
         if name == "prompt":
             values = [as_messages(v, where="prompt") if isinstance(v, str) else v for v in values]
         elif name in ("prompt_id", "response_id"):
@@ -261,7 +270,7 @@ def canonical(rows: pl.DataFrame, *, first_row: int | None, where: str) -> pl.Da
         raise DataError(
             f"{where}{at}: prompt {again['prompt_id'][0]} has two responses with the id {again['response_id'][0]}"
         )
-    return rows.with_columns(pl.col("score").cast(pl.Float64))
+    return rows.with_columns(pl.col("^(score|rater:.*)$").cast(pl.Float64))
 
 
 def _with_prompts(rows: pl.DataFrame, *, where: str) -> pl.DataFrame:

@@ -50,9 +50,17 @@ def _not_utf8(where: str, error: UnicodeDecodeError) -> DataError:
     return DataError(f"{where} is not UTF-8 text (byte {error.start} of the line); convert the file to UTF-8")
 
 
+def field_name(name: str) -> str:
+    """A name as an attribute: "rater:gpt-4" is none."""
+    return name if name.isidentifier() else "x_" + name.encode().hex()
+
+
 def struct_of(name: str, fields: dict[str, tuple[Any, str]], obligatory: frozenset[str]) -> type[msgspec.Struct]:
     """A msgspec type with these fields: {field: (type, name in the file)}. Other keys of a line are passed over."""
     ordered = sorted(fields.items(), key=lambda item: item[0] not in obligatory)
-    members = [(field, kind) if field in obligatory else (field, kind, None) for field, (kind, _) in ordered]
-    rename = {field: key for field, (_, key) in fields.items()}
+    members = [
+        (field_name(field), kind) if field in obligatory else (field_name(field), kind, None)
+        for field, (kind, _) in ordered
+    ]
+    rename = {field_name(field): key for field, (_, key) in fields.items()}
     return msgspec.defstruct(name, members, rename=rename)

@@ -88,7 +88,7 @@ class Parts:
     def add(self, rows: pl.DataFrame) -> None:
         if rows.height:
             self.held.append(rows)
-            self.size += rows.estimated_size()
+            self.size += int(rows.estimated_size())
         if self.size > HELD_BYTES:
             with atomic(self.folder / f"{self.count:06d}.parquet") as temporary:
                 pl.concat(self.held).write_parquet(temporary, compression="zstd", compression_level=1)

@@ -7,7 +7,7 @@
 Prompts in = pairs + dropped prompts by reason.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ import polars as pl
 from pairwright.core import positions, segments
 from pairwright.core.segments import Bools, Floats, Ints, Keys
 from pairwright.errors import ConfigError, DataError
-from pairwright.pair.rules import SEEDED, Rule, Scene, apply, parse_sides
+from pairwright.pair.rules import GRID, SEEDED, Rule, Scene, apply, parse_sides, without
 from pairwright.tables import DROPPED, drops
 
 SKIPS = ("too_few", "zero_variance", "no_such_position", "coincide", "no_contrast")
@@ -38,12 +38,15 @@ class Pairing:
     unfinished: Literal["drop", "keep"] = "drop"
     scale_min: float | None = None
     scale_max: float | None = None
+    pairs_per_prompt: int = 1  # further pairs take what the earlier ones left; no text stands in two pairs
     seed: int = 0
 
     def __post_init__(self) -> None:
         parse_sides(self.chosen, self.rejected)
         if self.ddof not in (0, 1):
             raise ConfigError(f"ddof is 0 (population) or 1 (sample), not {self.ddof}")
+        if self.pairs_per_prompt < 1:
+            raise ConfigError(f"pairs_per_prompt is a whole number from 1, not {self.pairs_per_prompt}")
         if not self.min_gap >= 0:
             raise ConfigError(f"min_gap is a number from 0, not {self.min_gap}")
 
@@ -74,22 +77,73 @@ def build_pairs(candidates: pl.DataFrame, settings: Pairing, *, prompt_ids: pl.S
     """
     if prompt_ids is not None:
         return _with_bare(build_pairs(candidates, settings), prompt_ids)
+    table, aside = _prepare(candidates, settings)
+    picks = pick_pairs(table.scene, *parse_sides(settings.chosen, settings.rejected), settings)
+    pairs, stats = table.pairs(picks, settings), table.stats(picks)
+    if settings.pairs_per_prompt > 1:
+        pairs = pl.concat([pairs, *_further(table, picks, settings)])
+    skipped = stats.filter(pl.col("outcome") != "pair")
+    dropped = pl.concat([drops("pair", skipped, pl.col("outcome")), aside])
+    return Built(pairs, stats, dropped)
+
+
+class Cell(NamedTuple):
+    """One pair of positions of the grid: its pairs, and how many prompts it dropped for which reason."""
+
+    chosen: str
+    rejected: str
+    pairs: pl.DataFrame
+    skipped: dict[str, int]
+
+
+def grid(candidates: pl.DataFrame, settings: Pairing) -> list[Cell]:
+    """All 21 pairs of the seven positions min, mu-2sigma, ..., mu+2sigma, max (Xiao et al. 2025), for studies.
+
+    The rules of `settings` do not enter, all else does. Prompts = pairs + skipped, in every cell.
+    """
+    table, _ = _prepare(candidates, settings)
+    cells = []
+    for below, rejected in enumerate(GRID):
+        for chosen in GRID[below + 1 :]:
+            each = replace(settings, chosen=chosen, rejected=rejected)
+            picks = pick_pairs(table.scene, *parse_sides(chosen, rejected), each)
+            stats = table.stats(picks).filter(pl.col("outcome") != "pair")["outcome"].value_counts()
+            cells.append(Cell(chosen, rejected, table.pairs(picks, each), dict(stats.iter_rows())))
+    return cells
+
+
+def _prepare(candidates: pl.DataFrame, settings: Pairing) -> "tuple[_Table, pl.DataFrame]":
+    """Rows into candidates, and what was set aside."""
     numbered, prompt_ids = _number_prompts(_typed(candidates))
     kept, aside = _set_aside(numbered, settings)
     rows_P = np.bincount(kept["_prompt"].to_numpy(), minlength=len(prompt_ids))
     full_P = rows_P > 0
     start_R = np.concatenate(([0], np.cumsum(rows_P[full_P])))
-    score_R = kept["score"].to_numpy()
     text_R = kept["response"].hash().to_numpy() if "response" in kept.columns else None
-    cands = positions.distinct(score_R, start_R, text_R)
+    cands = positions.distinct(kept["score"].to_numpy(), start_R, text_R)
     spread = positions.moments(cands, ddof=settings.ddof)
-    scene = Scene(cands, spread, start_R, _draws(kept, start_R, settings), _lengths(kept, cands), None)
-    picks = pick_pairs(scene, *parse_sides(settings.chosen, settings.rejected), settings)
-    table = _Table(kept, prompt_ids, full_P, scene)
-    pairs, stats = table.pairs(picks, settings), table.stats(picks)
-    skipped = stats.filter(pl.col("outcome") != "pair")
-    dropped = pl.concat([drops("pair", skipped, pl.col("outcome")), aside])
-    return Built(pairs, stats, dropped)
+    draw_R = _draws(kept, start_R, settings)
+    draw_C = None if draw_R is None else draw_R[cands.row_C]
+    scene = Scene(cands, spread, start_R, draw_R, draw_C, _lengths(kept, cands), None)
+    return _Table(kept, prompt_ids, full_P, scene), aside
+
+
+def _further(table: "_Table", picks: Picks, settings: Pairing) -> "list[pl.DataFrame]":
+    """Second, third, ... pairs out of the texts that are left, at the positions of the whole prompt."""
+    rules = parse_sides(settings.chosen, settings.rejected)
+    more = []
+    for _ in range(settings.pairs_per_prompt - 1):
+        used_C = np.zeros(len(table.scene.candidates.score_C), bool)
+        paired_P = picks.outcome_P == 0
+        used_C[picks.chosen_P[paired_P]] = used_C[picks.rejected_P[paired_P]] = True
+        scene, alive_P = without(table.scene, used_C, paired_P)
+        if not alive_P.any():
+            break
+        ids = table.prompt_ids.filter(pl.Series(table.full_P)).filter(pl.Series(alive_P))
+        table = _Table(table.kept, ids, np.ones(len(ids), bool), scene)
+        picks = pick_pairs(scene, *rules, settings)
+        more.append(table.pairs(picks, settings))
+    return more
 
 
 def _with_bare(built: Built, prompt_ids: pl.Series) -> Built:
@@ -120,7 +174,9 @@ def pick_pairs(scene: Scene, above: Rule, below: Rule, settings: Pairing) -> Pic
     score = np.append(cands.score_C, np.nan)  # index -1: no pick
     with np.errstate(over="ignore"):
         gap_P = score[chosen_P] - score[rejected_P]
-    missing_P = (chosen_P < 0) | (rejected_P < 0) | _no_position(scene, above, settings) | _no_position(scene, below, settings)
+    missing_P = (
+        (chosen_P < 0) | (rejected_P < 0) | _no_position(scene, above, settings) | _no_position(scene, below, settings)
+    )
     tests = (
         size_P < 2,
         positions.zero_variance(spread),
@@ -145,7 +201,8 @@ def _set_aside(candidates: pl.DataFrame, settings: Pairing) -> tuple[pl.DataFram
     score = pl.col("score")
     tests: list[tuple[pl.Expr, pl.Expr]] = []
     if "response" in candidates.columns:
-        tests += [(pl.col("response").is_null(), pl.lit("no_text")), (pl.col("response").str.strip_chars() == "", pl.lit("empty_text"))]
+        text = pl.col("response")
+        tests += [(text.is_null(), pl.lit("no_text")), (text.str.strip_chars() == "", pl.lit("empty_text"))]
     why = pl.col("reason") if "reason" in candidates.columns else pl.lit(None, pl.String)
     tests += [
         (score.is_null(), why.fill_null("score_missing")),

@@ -14,11 +14,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from pairwright.core import positions
+from pairwright.core import positions, segments
 from pairwright.core.positions import Candidates, Moments
 from pairwright.core.segments import Bools, Floats, Ints, Keys
 from pairwright.errors import ConfigError
-
 
 T = TypeVar("T")
 
@@ -52,8 +51,40 @@ class Scene(NamedTuple):
     spread: Moments
     start_R: Ints  # offsets of the rows the candidates were made of
     draw_R: Keys | None  # seeded numbers per row, for the rules in SEEDED
+    draw_C: Keys | None  # the same of the first row of each candidate
     length_C: Floats | None  # characters, for length_matched
     other_P: Ints | None  # what the other side picked, for the rules in RELATIVE
+
+
+def without(scene: Scene, used_C: Bools, open_P: Bools) -> tuple[Scene, Bools]:
+    """The scene without the used candidates, for those of the open prompts that keep two; and which prompts these are.
+
+    Mean and sd stay those of the whole prompt.
+    """
+    cands, spread = scene.candidates, scene.spread
+    left_P = np.add.reduceat(~used_C, cands.start_P[:-1]) if len(open_P) else np.zeros(0, np.int64)
+    alive_P = open_P & (left_P >= 2)
+    keep_C = ~used_C & np.repeat(alive_P, np.diff(cands.start_P))
+    keep_R = keep_C[cands.candidate_R]
+    renumber_C = np.cumsum(keep_C) - 1
+    start_P = np.concatenate(([0], np.cumsum(left_P[alive_P])))
+    rows_P = np.diff(segments.compress(keep_R, scene.start_R))[alive_P]
+    kept = Candidates(
+        cands.score_C[keep_C],
+        cands.count_C[keep_C],
+        cands.row_C[keep_C],
+        start_P,
+        renumber_C[cands.candidate_R[keep_R]],
+    )
+    return Scene(
+        kept,
+        Moments(spread.n_P[alive_P], spread.mean_P[alive_P], spread.sd_P[alive_P], spread.skewness_P[alive_P]),
+        np.concatenate(([0], np.cumsum(rows_P))),
+        None if scene.draw_R is None else scene.draw_R[keep_R],
+        None if scene.draw_C is None else scene.draw_C[keep_C],
+        None if scene.length_C is None else scene.length_C[keep_C],
+        None,
+    ), alive_P
 
 
 def _needs(value: T | None, what: str, rule: str) -> T:
@@ -68,8 +99,8 @@ def _subset(scene: Scene, m: float) -> Bools:
 
 
 def _random(scene: Scene) -> Ints:
-    draw_R = _needs(scene.draw_R, "response ids to draw from", "random")
-    return positions.uniform(scene.candidates, draw_R[scene.candidates.row_C], scene.other_P)
+    draw_C = _needs(scene.draw_C, "response ids to draw from", "random")
+    return positions.uniform(scene.candidates, draw_C, scene.other_P)
 
 
 def _threshold(scene: Scene, gap: float) -> Ints:

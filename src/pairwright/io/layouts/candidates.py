@@ -14,6 +14,7 @@ from pairwright.io.layouts.turns import (
     messages,
     only_user,
     prompt_of,
+    records,
     text,
     unwrap,
     whole_prompt,
@@ -34,10 +35,7 @@ def _said(value: object) -> str | None:
 
 def read_ultrafeedback(row: Row, options: Options) -> Group:
     """Ratings are strings; the overall score, where there is none the mean of the aspects."""
-    completions = row["completions"]
-    if not isinstance(completions, list) or not all(isinstance(each, dict) for each in completions):
-        raise Refused("unusable_turn", "completions is not a list of records")
-    candidates = [_completion(each) for each in completions]
+    candidates = [_completion(each) for each in records(row["completions"], what="completions")]
     notes: list[str] = []
     if options.score == "aspects" or not any("overall_score" in each.extra for each in candidates):
         averaged = means([each.scores for each in candidates], shared=options.shared_aspects)
@@ -104,14 +102,14 @@ def write_ultrafeedback(row: CandidateRow, options: Options) -> Row:
 def read_helpsteer2(row: Row, options: Options) -> Group:
     """Five aspects from 0 to 4; the score is helpfulness, or what the weights make of the five."""
     candidates = []
-    for told in row["rows"]:
+    for told in records(row["rows"], what="rows"):
         parsed = {aspect: parse_rating(told.get(aspect)) for aspect in ASPECTS if aspect in told}
         scores = {aspect: value for aspect, (value, _) in parsed.items()}
         gaps = {aspect: why for aspect, (_, why) in parsed.items() if why}
         score, reason = _weigh(scores, gaps, options.weights or {"helpfulness": 1.0})
         extra = {key: value for key, value in told.items() if key not in (*ASPECTS, "response", "source")}
         source = told.get("source")
-        candidates.append(Candidate(_said(told["response"]), source, score, scores, reason, gaps, extra))
+        candidates.append(Candidate(_said(told.get("response")), source, score, scores, reason, gaps, extra))
     prompt = whole_prompt(marked_turns(text(row["prompt"], what="prompt")))
     return Group(prompt, candidates, frozenset({"prompt", "rows"}))
 
@@ -144,7 +142,7 @@ def write_helpsteer2(row: CandidateRow, options: Options) -> Row:
 def read_nectar(row: Row, options: Options) -> Group:
     """Rank 1 is best: the score is the rank with its sign turned, so that higher is better as everywhere else."""
     candidates = []
-    for told in row["answers"] or []:
+    for told in records(row["answers"], what="answers"):
         rank, reason = parse_rating(told.get("rank"))
         extra = {key: value for key, value in told.items() if key not in ("answer", "rank", "model")}
         score = -rank if rank is not None else None

@@ -103,7 +103,7 @@ def read_rows(path: Path, layout: str | None = None, options: Options = DEFAULT)
 
 def _read(layout: Layout, rows: Iterable[tuple[int, Row]], options: Options, path: Path) -> Iterator[Numbered]:
     for number, row in rows:
-        if absent := [names for names in layout.needs if not _has(row, names, layout)]:
+        if absent := _absent(row, layout):
             yield Numbered(number, Lost("column_missing", f"{layout.name} needs {', '.join(absent)}"), row)
             continue
         read = read_row(layout, row, options)
@@ -119,8 +119,10 @@ def _read(layout: Layout, rows: Iterable[tuple[int, Row]], options: Options, pat
         yield Numbered(number, read, row)
 
 
-def _has(row: Row, names: str, layout: Layout) -> bool:
-    return layout.group is not None or any(name in row for name in names.split("|"))
+def _absent(row: Row, layout: Layout) -> list[str]:
+    """The columns that the layout needs and this row, or the first of its joined rows, does not have."""
+    there = row if layout.group is None else {**row, **row["rows"][0]}
+    return [names for names in layout.needs if not any(name in there for name in names.split("|"))]
 
 
 def convert_file(
@@ -197,7 +199,7 @@ def _codes(read: AnyRow) -> list[str]:
         )
     if read.score_chosen is not None and read.score_chosen == read.score_rejected:
         codes.append("tie")
-    return codes
+    return codes + (["identical_sides"] if read.chosen == read.rejected else [])
 
 
 def _beside(into: Layout, read: AnyRow) -> set[str]:

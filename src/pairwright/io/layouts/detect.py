@@ -43,11 +43,16 @@ def _lacks(layout: Layout, shapes: Mapping[str, set[str]]) -> list[str]:
     return missing
 
 
+def _weight(lack: str) -> float:
+    """A column of another shape is nearer than a column that is not there."""
+    return 1.0 if lack.startswith("lacks") else 0.5
+
+
 def _list(shapes: Collection[str]) -> str:
-    return " or ".join(sorted(shapes))
+    return " or ".join(sorted(set(shapes) - {"dialogue"} or shapes))
 
 
 def _nearest(known: Mapping[str, Layout], lacks: Mapping[str, list[str]]) -> str:
-    order = sorted(known, key=lambda name: (len(lacks[name]) / len(known[name].needs), len(lacks[name])))
+    order = sorted(known, key=lambda name: (sum(_weight(lack) for lack in lacks[name]), -len(known[name].needs)))
     told = "; ".join(f"{name} ({', '.join(lacks[name])})" for name in order[:3])
     return f"nearest: {told}. Name one with --layout, or rename the columns"

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import polars as pl
 
 from pairwright.errors import DataError, StoreError
 from pairwright.io.jsonl import read_lines
+from pairwright.io.layouts.kinds import Kinds, add_kinds, frame, schema
 from pairwright.io.layouts.model import Layout, Row
 from pairwright.store import atomic
 
@@ -96,22 +97,24 @@ class Sink:
         self.path, self.suffix, self.types = temporary, suffix, types
         self.columns: dict[str, None] = {}
         self.rows = 0
+        self._kinds: Kinds = {}
         self._parts: list[Path] = []
 
     def add(self, rows: list[Row]) -> None:
         for row in rows:
             self.columns.update(dict.fromkeys(row))
         if self.suffix in PARQUET:
-            part = self.path.with_name(f"{self.path.name}.{len(self._parts):05d}")
-            self._parts.append(part)
-            frame(rows, self.types, where="the rows to write").write_parquet(
-                part, compression="zstd", compression_level=1
-            )
+            add_kinds(self._kinds, rows)
+            self._parts.append(self.path.with_name(f"{self.path.name}.{len(self._parts):05d}"))
+            self._write(rows, self._parts[-1])
         else:
             with self.path.open("ab") as file:
                 for number, row in enumerate(rows, start=self.rows):
                     file.write(self._before(number) + _line(row))
         self.rows += len(rows)
+
+    def _write(self, rows: list[Row], part: Path) -> None:
+        frame(rows, schema(self._kinds, self.types)).write_parquet(part, compression="zstd", compression_level=1)
 
     def _before(self, number: int) -> bytes:
         if self.suffix == ".json":
@@ -123,12 +126,10 @@ class Sink:
             with self.path.open("ab") as file:
                 file.write(b"\n]\n" if self.suffix == ".json" else b"\n")
             return
-        schemas = [pl.read_parquet_schema(part) for part in self._parts]
-        merged = _merge_schemas(schemas)
-        for part, schema in zip(self._parts, schemas, strict=True):
-            if list(schema.items()) != list(merged.items()):
-                whole = pl.DataFrame(pl.read_parquet(part).to_dicts(), schema=merged)
-                whole.write_parquet(part, compression="zstd", compression_level=1)
+        types = schema(self._kinds, self.types)
+        for part in self._parts:
+            if list(pl.read_parquet_schema(part).items()) != list(types.items()):  # later rows widened a column
+                self._write(pl.read_parquet(part).to_dicts(), part)
         pl.scan_parquet(self._parts).sink_parquet(self.path, compression="zstd")
 
     def clear(self) -> None:
@@ -156,61 +157,6 @@ def _line(row: Row) -> bytes:
         return json.dumps(row).encode("ascii")
     except TypeError as error:
         raise DataError(f"a row cannot be written as JSON: {error}; write .parquet instead") from error
-
-
-def frame(rows: list[Row], types: Mapping[str, pl.DataType], *, where: str) -> pl.DataFrame:
-    """Rows as a frame. A column of several types is refused: text and numbers side by side would become text."""
-    try:
-        data = pl.from_dicts(rows, infer_schema_length=None, strict=True)
-    except (pl.exceptions.PolarsError, TypeError, OverflowError, UnicodeEncodeError) as error:
-        column = next(
-            (name for name in {n: 0 for row in rows for n in row} if not _fits([r.get(name) for r in rows])), "?"
-        )
-        raise DataError(
-            f"{where}: column {column} does not fit a Parquet column ({_first(error)}); write .jsonl instead"
-        ) from error
-    known = {name: kind for name, kind in types.items() if data.schema.get(name) == pl.Null}
-    return data.cast(known) if known else data  # type: ignore[arg-type]
-
-
-def _fits(values: list[object]) -> bool:
-    try:
-        pl.Series(values, strict=True)
-    except (pl.exceptions.PolarsError, TypeError, OverflowError, UnicodeEncodeError):
-        return False
-    return True
-
-
-def _first(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _merge_schemas(schemas: Sequence[Mapping[str, pl.DataType]]) -> dict[str, pl.DataType]:
-    merged: dict[str, pl.DataType] = {}
-    for schema in schemas:
-        for name, kind in schema.items():
-            merged[name] = _merge(merged[name], kind, name) if name in merged else kind
-    return merged
-
-
-def _merge(left: pl.DataType, right: pl.DataType, column: str) -> pl.DataType:
-    """The type that holds both; numbers and text have none."""
-    if left == right or right == pl.Null:
-        return left
-    if left == pl.Null:
-        return right
-    if isinstance(left, pl.List) and isinstance(right, pl.List):
-        return pl.List(_merge(_type(left.inner), _type(right.inner), column))
-    if isinstance(left, pl.Struct) and isinstance(right, pl.Struct):
-        held = _merge_schemas([{f.name: _type(f.dtype) for f in side.fields} for side in (left, right)])
-        return pl.Struct(held)
-    if left.is_numeric() and right.is_numeric():
-        return pl.Float64() if left.is_float() or right.is_float() else pl.Int64()
-    raise DataError(f"column {column} holds {left} and {right}; no Parquet column holds both, write .jsonl instead")
-
-
-def _type(kind: Any) -> pl.DataType:
-    return kind if isinstance(kind, pl.DataType) else kind()
 
 
 def batches(rows: Iterable[Any], size: int = BATCH) -> Iterator[list[Any]]:

@@ -17,6 +17,7 @@ from pairwright.io.layouts.turns import (
     only_answer,
     only_user,
     prompt_of,
+    records,
     same_text,
     split,
     text,
@@ -238,7 +239,7 @@ def write_helpsteer3(row: PairRow, options: Options) -> Row:
 def read_nemo_rl(row: Row, options: Options) -> Sides:
     """Completions with ranks: the lowest is chosen, the highest rejected."""
     ranked: list[tuple[float, Any]] = []
-    for each in row["completions"] or []:
+    for each in records(row["completions"], what="completions"):
         rank, reason = parse_rating(each.get("rank"))
         if rank is None:
             raise Refused(reason or "rating_missing", "a completion has no rank")

@@ -83,7 +83,7 @@ def left_out(layout: Layout, row: AnyRow, written: Row) -> list[str]:
 
 def _bare(layout: Layout, row: Row, options: Options) -> AnyRow:
     parsed = layout.read(row, options)
-    names = _names(layout.name)
+    names = {field: layout.own.get(field, field) for field in FIELDS}
     rest = {name: value for name, value in row.items() if name not in parsed.used}
     meta, house = _take_meta(rest, set(names.values()))
     if "prompt" in house:
@@ -91,13 +91,6 @@ def _bare(layout: Layout, row: Row, options: Options) -> AnyRow:
     if isinstance(parsed, Group):
         return _candidates(layout, parsed, names, rest, meta, house)
     return _pair(layout, parsed, names, row, rest, meta, house, options)
-
-
-@cache
-def _names(layout: str) -> dict[str, str]:
-    """{field: the column it stands in} of a layout."""
-    own = LAYOUTS[layout].own
-    return {field: own.get(field, field) for field in FIELDS}
 
 
 def _pair(
@@ -215,10 +208,14 @@ def _own(layout: Layout, row: AnyRow, options: Options) -> Row:
     return out
 
 
-def _plain(layout: Layout, row: AnyRow, kept: Sequence[str], options: Options) -> Row:
-    """The layout's own columns, the keys `kept` of the meta as columns, and what is left as one JSON column."""
+def _plain(layout: Layout, row: AnyRow, kept: Sequence[str], options: Options, source: Row | None = None) -> Row:
+    """The layout's own columns, the keys `kept` of the meta as columns, and what is left as one JSON column.
+
+    `source` is the row that `row` was read from: when the own columns are those of it, they need no reading back.
+    """
     own = _own(layout, row, options)
-    house = _not_told(layout, row, own, options)
+    known = source is not None and not source.keys() & set(META) and all(source.get(name) == own[name] for name in own)
+    house = {} if known else _not_told(layout, row, own, options)
     columns = [name for name in kept if name in row.meta]
     out = {**own, **{name: row.meta[name] for name in columns}}
     shown = {*columns, *_shown(layout, row, own)}
@@ -234,9 +231,11 @@ def _plain(layout: Layout, row: AnyRow, kept: Sequence[str], options: Options) -
     return out
 
 
-def _plain_or_nothing(layout: Layout, row: AnyRow, columns: Sequence[str], options: Options) -> Row:
+def _plain_or_nothing(
+    layout: Layout, row: AnyRow, columns: Sequence[str], options: Options, source: Row | None = None
+) -> Row:
     try:
-        return _plain(layout, row, columns, options)
+        return _plain(layout, row, columns, options, source)
     except Refused:  # a layout may read more than it writes
         return {}
 
@@ -305,7 +304,7 @@ def _not_told(layout: Layout, row: AnyRow, own: Row, options: Options) -> Row:
 def _difference(layout: Layout, row: Row, read: AnyRow, options: Options) -> Row | None:
     """What `_exact` needs to make `row` out of `read`; None when plain writing does it."""
     columns = [name for name in row if name in read.meta and name not in layout.takes]
-    plain = _plain_or_nothing(layout, read, columns, options)
+    plain = _plain_or_nothing(layout, read, columns, options, row)
     changed = {name: value for name, value in row.items() if name not in plain or not _same(plain[name], value)}
     absent = [name for name in plain if name not in row]
     if not (columns or changed or absent):

@@ -40,7 +40,10 @@ def read_alpaca(row: Row, options: Options) -> Sides:
     if row.get("input"):
         asked = f"{asked}\n{text(row['input'], what='prompt')}"
     turns: Messages = [{"role": "system", "content": str(row["system"])}] if row.get("system") else []
-    for earlier in row.get("history") or []:
+    history = row.get("history") or []
+    for earlier in history if isinstance(history, list) else [history]:
+        if not isinstance(earlier, list) or len(earlier) != 2:
+            raise Refused("unusable_turn", "history is not a list of [asked, answered]")
         turns += user(text(earlier[0], what="prompt")) + assistant(text(earlier[1], what="prompt"))
     chosen, rejected = (answer(assistant(text(row[what], what=what)), what=what) for what in ("chosen", "rejected"))
     used = {"instruction", "input", "system", "history", "chosen", "rejected"}

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
 
 from pairwright.io.layouts.model import Messages, Refused
 from pairwright.tables import ROLES
@@ -48,6 +50,12 @@ def text(value: object, *, what: str) -> str:
     return value
 
 
+def records(value: object, *, what: str) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        raise Refused("unusable_turn", f"{what} is not a list of records")
+    return value
+
+
 def user(content: str) -> Messages:
     return [{"role": "user", "content": content}]
 
@@ -71,12 +79,13 @@ def whole_prompt(turns: Messages, *, what: str = "prompt") -> Messages:
 
 
 def answer(turns: Messages, *, what: str) -> Messages:
-    """The new turns of one side: they begin and end with the assistant and no user speaks in between."""
+    """The new turns of one side: the assistant's, with tools in between; a second answer means the sides parted earlier."""
     if not turns or not turns[-1]["content"].strip():
         raise Refused("empty_side", f"{what} is empty")
-    if any(turn["role"] not in ("assistant", "tool", "function") for turn in turns):
+    roles = [turn["role"] for turn in turns]
+    if not set(roles) <= {"assistant", "tool", "function"} or ("assistant", "assistant") in pairwise(roles):
         raise Refused("parts_before_last_turn", f"{what} holds a dialogue, not one answer")
-    if turns[0]["role"] != "assistant" or turns[-1]["role"] != "assistant":
+    if roles[0] != "assistant" or roles[-1] != "assistant":
         raise Refused("unusable_turn", f"{what} does not begin and end with the assistant")
     return turns
 
@@ -150,6 +159,8 @@ def hh_text(turns: Messages) -> str:
     names = {"user": "Human", "assistant": "Assistant"}
     if any(turn["role"] not in names for turn in turns):
         raise Refused("system_prompt_has_no_place", "hh text knows Human and Assistant only")
+    if any(_HH.search(turn["content"]) for turn in turns):
+        raise Refused("marker_inside_turn", "a turn holds a Human: or Assistant: marker")
     return "".join(f"\n\n{names[turn['role']]}: {turn['content']}" for turn in turns)
 
 
