@@ -204,6 +204,11 @@ class TestRefusals:
         with pytest.raises(DataError, match="no rows"):
             convert_file(tmp_path / "empty.jsonl", tmp_path / "out.jsonl", to="trl_explicit")
 
+    def test_a_score_column_that_is_not_there_is_refused_not_passed_over(self, tmp_path: Path) -> None:
+        source = write(tmp_path / "in.jsonl", SAMPLES["openrlhf"])
+        with pytest.raises(ConfigError, match="no score column 'chosen_scores'"):
+            convert_file(source, tmp_path / "out.jsonl", to="trl_explicit", options=Options(score="chosen_scores"))
+
     def test_a_named_layout_that_does_not_fit_loses_the_rows_with_the_column(self, tmp_path: Path) -> None:
         source = write(tmp_path / "in.jsonl", SAMPLES["skywork"])
         (first, *_) = read_rows(source, "halos")

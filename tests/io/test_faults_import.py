@@ -394,6 +394,11 @@ class TestF46FirstWordsStayInTheAnswer:
         row = bring_in("trl_standard_implicit", rows, Options(prompt_end="Q? ")).rows["r0"]
         assert sides(row) == ("So? Yes", "So? No")
 
+    def test_an_end_of_prompt_inside_one_answer_is_not_the_end_of_the_prompt(self) -> None:
+        rows = {"r0": {"chosen": "Sky? Yes? No", "rejected": "Sky? Maybe"}}
+        row = bring_in("trl_standard_implicit", rows, Options(prompt_end="? ")).rows["r0"]
+        assert sides(row) == ("Yes? No", "Maybe")
+
 
 def test_one_text_with_two_scores_is_no_pair() -> None:
     row = {"prompt": "Q", "responses": ["a", "a"], "rewards": [1.0, 2.0]}

@@ -73,6 +73,40 @@ def as_pair(read: object) -> PairRow:
     return pair
 
 
+READS: dict[str, list[tuple[str, str, str, float | None, float | None]]] = {  # question, chosen, rejected, scores
+    "pairwright": [("Name a colour.", "Blue.", "Seven.", 8.0, 3.5), ("Name a fish.", "Cod.", "Dog.", 1.0, 0.5)],
+    "trl_explicit": [("Q", "a", "b", None, None), ("R", "c", "d", None, None)],
+    "trl_implicit": [("Q", "a", "b", None, None), ("R", "c", "d", None, None)],
+    "trl_standard": [("Q", "a", "b", None, None), ("R", "c", "d", None, None)],
+    "trl_standard_implicit": [
+        ("Is the sky blue? ", "Yes", "Yes, very", None, None),
+        ("Why? ", "Because", "No idea", None, None),
+    ],
+    "ultrafeedback": [("Name a fish.", "Cod.", "Dog.", 8.5, 2.0), ("Add 2 and 2.", "4", "22", 9.0, 3.0)],
+    "ultrafeedback_binarized": [("Q", "a", "b", 8.0, 6.5), ("R", "c", "d", 7.0, 7.0)],
+    "argilla_binarized": [("Q", "a", "b", 4.25, 4.0), ("R", "c", "d", 5.0, 2.5)],
+    "argilla_cleaned": [("Q", "a", "b", 5.0, 3.0)] * 2,
+    "helpsteer2": [("P", "a", "b", 4.0, 3.0), ("Joke?", "c", "d", 1.0, 0.0)],
+    "helpsteer3": [("Q", "a", "b", None, None), ("R", "d", "c", None, None)],
+    "hh_rlhf": [("Joke?", "Knock knock", "No", None, None), ("Why?", "So", "Hm ", None, None)],
+    "nectar": [("Name a fish.", "Cod", "Dog", -1.0, -3.0), ("So?", "No", "Yes", -1.0, -2.0)],
+    "simpo": [("Q", "b", "a", 0.3, 0.1), ("R", "c", "a", 0.2, 0.1)],
+    "rlhflow": [("Q", "a", "b", 0.5, -1.5), ("R", "d", "c", 2.0, 1.0)],
+    "distilabel_generations": [("Q", "a", "b", 4.0, 2.0), ("R", "d", "c", 5.0, 1.0)],
+    "distilabel": [("Q", "a", "b", 5.0, 1.0)] * 2,
+    "open_instruct": [("Q", "a", "b", 4.5, 3.0), ("R", "c", "d", 4.0, 2.0)],
+    "skywork": [("Q", "a", "b", None, None), ("R", "c", "d", None, None)],
+    "halos": [("Q", "b", "a", 0.75, 0.25), ("R", "c", "d", 2.0, 1.0)],
+    "nemo_rl": [("Q", "a", "b", None, None), ("R", "c", "d", None, None)],
+    "nemo_aligner": [("Q", "a", "b", 3.0, 1.0), ("R", "c", "d", 2.0, -1.0)],
+    "openrlhf": [("Q", "a", "b", 5.0, 4.0), ("R", "c", "d", 1.5, 2.0)],
+    "llamafactory": [("Q", "a", "b", None, None), ("R", "c", "d", None, None)],
+    "llamafactory_alpaca": [("Translate.\nKatze", "cat", "dog", None, None), ("Q", "a", "b", None, None)],
+    "axolotl": [("Q", "a", "b", None, None), ("R", "c", "d", None, None)],
+    "ms_swift": [("Q", "a", "b", None, None), ("R", "c", "d", None, None)],
+}
+
+
 def test_every_layout_has_a_sample_and_is_filed_under_its_name() -> None:
     assert set(SAMPLES) == set(LAYOUTS)
     assert all(name == layout.name for name, layout in LAYOUTS.items())
@@ -91,6 +125,19 @@ class TestEveryLayout:
             read = read_row(LAYOUTS[name], row, OPTIONS)
             assert not isinstance(read, Lost), read
             assert read.prompt[-1]["role"] == "user"
+
+    def test_reads_what_its_rows_say(self, name: str) -> None:
+        pairs = [as_pair(read_row(LAYOUTS[name], row, OPTIONS)) for row in sample(name)]
+        assert [
+            (
+                p.prompt[-1]["content"],
+                p.chosen[0]["content"],
+                p.rejected[0]["content"],
+                p.score_chosen,
+                p.score_rejected,
+            )
+            for p in pairs
+        ] == READS[name]
 
     def test_gives_its_own_rows_back_with_every_column(self, name: str) -> None:
         layout = LAYOUTS[name]
@@ -224,6 +271,26 @@ class TestExactness:
         assert written["score_chosen"] == 9.0
         assert written["chosen"][-1]["content"] == "d"
         assert written["source_index"] == 8
+
+    def test_a_changed_score_is_not_written_as_it_was_read(self) -> None:
+        layout, row = LAYOUTS["openrlhf"], {**SAMPLES["openrlhf"][0], "chosen_score": " 5 "}
+        read = read_row(layout, row)
+        assert isinstance(read, PairRow)
+        assert write_row(layout, read) == row
+        written = write_row(layout, replace(read, score_chosen=9.0, margin=5.0))
+        assert isinstance(written, dict)
+        assert written["chosen_score"] == 9.0
+
+    @pytest.mark.parametrize("column", ["prompt", "chosen", "rejected"])
+    def test_a_text_that_would_come_back_as_another_is_refused(self, column: str) -> None:
+        careful = LAYOUTS["trl_standard"]
+
+        def careless(row: PairRow, options: Options) -> dict[str, object]:
+            return {**careful.write(row, options), column: "something else"}
+
+        lost = write_row(replace(careful, write=careless), CANONICAL)
+        assert isinstance(lost, Lost)
+        assert lost.reason == "does_not_read_back"
 
     def test_a_plain_row_needs_no_notes(self) -> None:
         row = {key: value for key, value in SAMPLES["openrlhf"][0].items()}

@@ -146,14 +146,14 @@ class Tally:
         if not self.judged:
             return ["No prompt has two scored responses: there is nothing to compare."]
         said = []
-        n = self.sizes.most_common(1)[0][0]
+        n = _middle(self.sizes)
         share = self.same / self.judged
         if self.sigma_k is not None or self.compared_with == "mu-2sigma":
             k = -2.0 if self.sigma_k is None else self.sigma_k
             rule = self.rejected if self.sigma_k is not None else "mu-2sigma"
             if n <= n_same(k, ddof=self.ddof) and k < 0:
                 more = f"; {SEPARATE} or more would separate them on normal scores" if k == -2 else ""
-                said.append(f"Most prompts have {n} usable responses: {rule} and min are the same method here{more}.")
+                said.append(f"Half of the prompts have {n} usable responses or fewer: there {rule} and min are the same method{more}.")
             elif share > 0.9:
                 said.append(
                     f"{rule} and min pick the same response for {share:.0%} of the prompts, though {n} samples could "
@@ -182,6 +182,12 @@ class Tally:
         if self.pairs and self.truncated["rejected"] / self.pairs > 0.1:
             said.append(f"{self.truncated['rejected'] / self.pairs:.0%} of the rejected responses were cut off.")
         return said
+
+
+def _middle(sizes: Counter[int]) -> int:
+    """The median of counted values (the lower of the two middle ones)."""
+    ranked = sorted(sizes.elements())
+    return ranked[(len(ranked) - 1) // 2]
 
 
 def _counts(values: pl.Series) -> dict[str, int]:

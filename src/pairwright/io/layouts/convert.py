@@ -75,17 +75,18 @@ class Tally:
         ]
 
 
-def open_layout(path: Path, layout: str | None = None) -> tuple[Layout, Iterator[tuple[int, Row]]]:
+def open_layout(
+    path: Path, layout: str | None = None, options: Options = DEFAULT
+) -> tuple[Layout, Iterator[tuple[int, Row]]]:
     """The layout of a file, named or detected, and its rows with their numbers."""
     rows = rows_of(path)
     first = [row for _, row in zip(range(SAMPLE), rows, strict=False)]
     if not first:
         raise DataError(f"{path} holds no rows; there is nothing to read")
-    if layout is None:
-        columns = list(dict.fromkeys(name for row in first for name in row))
-        found = detect(first, columns, where=str(path))
-    else:
-        found = named(layout)
+    columns = list(dict.fromkeys(name for row in first for name in row))
+    if options.score not in (None, "aspects", *columns):
+        raise ConfigError(f"{path} has no score column {options.score!r}; it has {', '.join(columns)}")
+    found = detect(first, columns, where=str(path)) if layout is None else named(layout)
     return found, fold(chain(first, rows), found)
 
 
@@ -97,7 +98,7 @@ def named(layout: str) -> Layout:
 
 def read_rows(path: Path, layout: str | None = None, options: Options = DEFAULT) -> Iterator[Numbered]:
     """Every row of a file, read or lost."""
-    found, rows = open_layout(path, layout)
+    found, rows = open_layout(path, layout, options)
     yield from _read(found, rows, options, path)
 
 
@@ -145,7 +146,7 @@ def convert_file(
         raise ConfigError(f"{target} is the input itself; choose another name for the output")
     if target.exists() and not force:
         raise ConfigError(f"{target} is there already; choose another name or pass --force")
-    found, rows = open_layout(source, layout)
+    found, rows = open_layout(source, layout, options)
     tally = Tally()
     with sink(target, _types(into)) as out:
         for batch in batches(_written(_read(found, rows, options, source), into, options, lossy, tally)):
@@ -248,7 +249,7 @@ def candidate_frames(
     A prompt that comes again in a row of its own gets an id of its own: its responses were scored apart.
     """
     path = Path(path)
-    found, rows = open_layout(path, layout)
+    found, rows = open_layout(path, layout, options)
     if found.kind != "candidates":
         raise DataError(f"{path}: {found.name} holds finished pairs, not scored candidates; convert it instead")
     seen: dict[str, int] = {}
