@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import polars as pl
+
 from machine import describe
 
 SEED = 0
@@ -40,7 +41,11 @@ def make_text(path: Path, prompts: int) -> None:
     """Words at random, 5 responses of 0.5 to 2 kB, 5 % ties."""
     rng = np.random.default_rng(SEED)
     words = np.array(
-        [f"{a}{b}" for a in "ba de fi go lu ma ne pa ro su".split() for b in "nto rel mis kad vor".split()]
+        [
+            f"{a}{b}"
+            for a in ["ba", "de", "fi", "go", "lu", "ma", "ne", "pa", "ro", "su"]
+            for b in ["nto", "rel", "mis", "kad", "vor"]
+        ]
     )
     stock = [" ".join(words[rng.integers(0, 50, int(size))]) for size in rng.integers(80, 340, 4000)]
     picked = rng.integers(0, 4000, (prompts, 5))

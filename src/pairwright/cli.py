@@ -108,6 +108,7 @@ def pair(  # noqa: PLR0913  (options of a command)
     column: Annotated[
         list[str] | None, typer.Option("--column", help="Another name: --column score=reward_7b.")
     ] = None,
+    layout: Annotated[str | None, typer.Option("--layout", help="A public layout, as ultrafeedback or nectar.")] = None,
     rater: Annotated[list[str] | None, typer.Option("--rater", help="A column of scores, NAME or NAME=WEIGHT.")] = None,
     combine: Annotated[
         str, typer.Option("--combine", help="Of several raters: mean_z, mean_rank, worst_z.")
@@ -139,18 +140,60 @@ def pair(  # noqa: PLR0913  (options of a command)
     written = out / ("grid.json" if grid else "pairs.parquet")
     if written.exists() and not force:
         raise ConfigError(f"{written} is there already; choose another --out or pass --force")
-    batches = read_candidates(file, columns=columns, raters=list(reward.raters) if reward else [])
+    lost: list[dict[str, Any]] = []
+    if layout:
+        from pairwright.io.layouts import candidate_frames
+
+        batches = candidate_frames(file, layout, dropped=lost)
+    else:
+        batches = read_candidates(file, columns=columns, raters=list(reward.raters) if reward else [])
     if grid:
         _print_grid(export_grid(batches, out, settings, reward=reward), out, as_json)
         return
     told = file_manifest(file, settings, columns, reward)
-    ledger = export_file(batches, out, settings, Export(jsonl, file.stem), told, reward=reward)
+    ledger = export_file(batches, out, settings, Export(jsonl, file.stem), told, reward=reward, lost=lost)
     if as_json:
         _say(json.dumps(ledger))
         return
     _print_ledger(ledger, out)
     for line in ledger["advice"]:
         _say(line)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="The file, .parquet, .jsonl or .json.")],
+    target: Annotated[Path, typer.Argument(help="The file to write, .parquet or .jsonl.")],
+    to: Annotated[str, typer.Option("--to", help="The layout to write; docs/layouts.md lists them.")],
+    layout: Annotated[
+        str | None, typer.Option("--layout", help="The layout of the file, when it is not to be found out.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="prompt_end, score, judge, repair_tens: KEY=VALUE.")
+    ] = None,
+    lossy: Annotated[bool, typer.Option("--lossy", help="Leave out what the layout has no place for.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """One public layout into another, no column lost."""
+    from pairwright.io.layouts import Options, convert_file
+    from pairwright.settings import from_table
+
+    options = from_table(Options, _changes(option), where="--option")
+    told = convert_file(source, target, to=to, layout=layout, options=options, lossy=lossy, force=force)
+    if as_json:
+        _say(json.dumps(told))
+        return
+    _say(f"{source} is {told['detected']}: {told['about']}")
+    _say(f"{told['rows_in']} {told['unit']}s in, {told['rows_out']} written as {to} to {target}")
+    for reason, count in told["dropped"].items():
+        _say(f"  dropped {count}: {reason} (each is named in {target.name}.dropped.jsonl)")
+    for finding in told["findings"]:
+        _say(f"  found {finding['count']}: {finding['code']}")
+    if told["left_out"]:
+        _say(f"  left out: {', '.join(told['left_out'])}")
+    if told["declaration"]:
+        _say(f"\nFor the trainer's own configuration:\n{told['declaration']}")
 
 
 def _reward(raters: list[str] | None, combine: str) -> "Reward | None":

@@ -5,7 +5,7 @@ Both ways to pair end here: a run, shard by shard, and a file of scored candidat
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from pairwright.pair.rules import parse_rule
 from pairwright.report.page import page
 from pairwright.score.combine import Reward, column, rated, with_reward
 from pairwright.store import Stage, write_json, write_text
-from pairwright.tables import DROPPED, MESSAGES
+from pairwright.tables import DROPPED, MESSAGES, frame
 
 Frames = Mapping[str, pl.DataFrame]
 CANDIDATES = {
@@ -278,8 +278,12 @@ def export_file(
     told: Mapping[str, Any],
     *,
     reward: Reward | None = None,
+    lost: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """The outputs of a file of scored candidates, batch by batch. Returns the ledger."""
+    """The outputs of a file of scored candidates, batch by batch. Returns the ledger.
+
+    `lost` names rows that the reader of a layout could not use; it is read after the last batch.
+    """
     out = Folder(folder, pairing, settings, candidates=False)
     raters = {rater: column(rater) for rater in reward.raters} if reward else {"score": "score"}
     for batch in batches:
@@ -288,4 +292,11 @@ def export_file(
         out.add(rows, built, texts={"prompt", "response"} <= set(rows.columns))
         for rater, name in raters.items():
             out.tally.add_scores(rater, rows[name], rows["reason"] if "reason" in rows.columns else None)
-    return out.close([pair_entry(out.tally)], told)
+    entries = [pair_entry(out.tally)]
+    if lost:
+        reasons = Counter(str(each["reason"]) for each in lost)
+        entries.insert(0, Entry("read", "prompts", out.tally.prompts + len(lost), out.tally.prompts, reasons))
+        told_of = [(each.get("id"), each["reason"], f"row {each['row']}: {each['detail']}") for each in lost]
+        named = [{"stage": "read", "prompt_id": i, "reason": reason, "detail": why} for i, reason, why in told_of]
+        out.dropped.add(frame(DROPPED, named))
+    return out.close(entries, told)

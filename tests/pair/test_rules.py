@@ -223,7 +223,8 @@ class TestEveryRule:
         picked = [apply(parse_rule(EXAMPLES[kind]), scene).tolist() for scene in (first, first, second)]
         assert picked[0] == picked[1] == picked[2]
         arrays = [
-            [*scene.candidates, *scene.spread, scene.start_R, scene.draw_R, scene.draw_C, scene.length_C] for scene in (first, second)
+            [*scene.candidates, *scene.spread, scene.start_R, scene.draw_R, scene.draw_C, scene.length_C]
+            for scene in (first, second)
         ]
         for used, fresh in zip(*arrays, strict=True):
             np.testing.assert_array_equal(used, fresh)

@@ -153,7 +153,9 @@ class Tally:
             rule = self.rejected if self.sigma_k is not None else "mu-2sigma"
             if n <= n_same(k, ddof=self.ddof) and k < 0:
                 more = f"; {SEPARATE} or more would separate them on normal scores" if k == -2 else ""
-                said.append(f"Half of the prompts have {n} usable responses or fewer: there {rule} and min are the same method{more}.")
+                said.append(
+                    f"Half of the prompts have {n} usable responses or fewer: there {rule} and min are the same method{more}."
+                )
             elif share > 0.9:
                 said.append(
                     f"{rule} and min pick the same response for {share:.0%} of the prompts, though {n} samples could "
