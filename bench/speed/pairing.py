@@ -40,13 +40,8 @@ def make_numeric(path: Path, prompts: int, each: int) -> None:
 def make_text(path: Path, prompts: int) -> None:
     """Words at random, 5 responses of 0.5 to 2 kB, 5 % ties."""
     rng = np.random.default_rng(SEED)
-    words = np.array(
-        [
-            f"{a}{b}"
-            for a in ["ba", "de", "fi", "go", "lu", "ma", "ne", "pa", "ro", "su"]
-            for b in ["nto", "rel", "mis", "kad", "vor"]
-        ]
-    )
+    ends = ["nto", "rel", "mis", "kad", "vor"]
+    words = np.array([a + b for a in ["ba", "de", "fi", "go", "lu", "ma", "ne", "pa", "ro", "su"] for b in ends])
     stock = [" ".join(words[rng.integers(0, 50, int(size))]) for size in rng.integers(80, 340, 4000)]
     picked = rng.integers(0, 4000, (prompts, 5))
     scores = np.round(rng.normal(size=(prompts, 5)), 3)

@@ -102,6 +102,7 @@ PROMPT_STATS = _table(
         "prompt_id": pl.String,
         "n": pl.Int32,  # responses kept: finite score, non-empty text
         "n_distinct": pl.Int32,  # distinct texts among them
+        "tied": pl.Int32,  # texts that share the highest or the lowest score with the one picked there
         "mean": pl.Float64,
         "sd": pl.Float64,
         "skewness": pl.Float64,

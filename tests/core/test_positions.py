@@ -16,7 +16,7 @@ from scipy import stats
 from pairwright.core import positions, segments
 from pairwright.core.positions import Candidates
 
-MODEST = settings(max_examples=60, deadline=None)
+MODEST = settings(max_examples=40, deadline=None)
 DDOF = pytest.mark.parametrize("ddof", [0, 1])
 
 COARSE = st.integers(-6, 6).map(float)  # many exact ties
@@ -256,7 +256,7 @@ class TestExtremes:
 
 class TestSigma:
     @DDOF
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(prompts=PROMPTS, k=K)
     def test_it_follows_the_three_tie_rules(self, ddof, prompts, k):
         candidates = merged(prompts)

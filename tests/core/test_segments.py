@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pairwright.core import segments
 from pairwright.core.stats import Spread
 
-MODEST = settings(max_examples=60, deadline=None)
+MODEST = settings(max_examples=40, deadline=None)
 GROUPS = st.lists(st.lists(st.integers(-4, 4), min_size=1, max_size=6), max_size=6)
 KEYS = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=30)
 TEXTS = st.lists(st.text(max_size=12).filter(lambda text: not text.endswith("\0")), max_size=12)

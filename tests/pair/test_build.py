@@ -468,7 +468,7 @@ def why_aside(row: dict[str, object], *, keep_unfinished: bool, most: float | No
 
 
 class TestRandomWorlds:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(
         WORLD,
         st.sampled_from(RULES),

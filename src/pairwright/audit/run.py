@@ -1,6 +1,7 @@
 """Facts about a pairing, gathered batch by batch: what the report shows and what the advice says."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,7 @@ class Tally:
     not_normal: int = 0
     junk: int = 0  # tested prompts where a far low cluster inflates sigma
     tested_n: Counter[int] = field(default_factory=Counter)
+    tied: int = 0  # prompts where several texts share the highest or the lowest score
     copies: int = 0  # kept responses whose text stands earlier in their prompt
     raters: dict[str, Spread] = field(default_factory=dict)
     nulls: dict[str, Counter[str]] = field(default_factory=dict)
@@ -78,6 +80,7 @@ class Tally:
             (self.skewness, judged["skewness"]),
         ):
             spread.add(values.drop_nulls().to_numpy())
+        self.tied += int((judged["tied"] > 0).sum())
         self.copies += int((judged["n"] - judged["n_distinct"]).sum())
         self._truncation(candidates, pairs)
         self._shape(candidates, stats, dropped)
@@ -145,45 +148,52 @@ class Tally:
         """What a user should know about these rules on this data, in plain words."""
         if not self.judged:
             return ["No prompt has two scored responses: there is nothing to compare."]
-        said = []
-        n = _middle(self.sizes)
-        share = self.same / self.judged
+        return [*self._about_rules(), *self._about_scores(), *self._about_texts()]
+
+    def _about_rules(self) -> Iterator[str]:
         if self.sigma_k is not None or self.compared_with == "mu-2sigma":
             k = -2.0 if self.sigma_k is None else self.sigma_k
             rule = self.rejected if self.sigma_k is not None else "mu-2sigma"
+            n, share = _middle(self.sizes), self.same / self.judged
             if n <= n_same(k, ddof=self.ddof) and k < 0:
                 more = f"; {SEPARATE} or more would separate them on normal scores" if k == -2 else ""
-                said.append(
-                    f"Half of the prompts have {n} usable responses or fewer: there {rule} and min are the same method{more}."
-                )
+                yield f"Half of the prompts have {n} usable responses or fewer: there {rule} and min are the same method{more}."
             elif share > 0.9:
-                said.append(
+                yield (
                     f"{rule} and min pick the same response for {share:.0%} of the prompts, though {n} samples could "
                     "separate them: the scores have no tail that reaches past the position."
                 )
         if lost := self.skipped["no_such_position"]:
-            said.append(
+            yield (
                 f"{lost} prompts have no such position ({self.rejected}): two distinct scores and nothing between. "
                 "--rejected min pairs them."
             )
+
+    def _about_scores(self) -> Iterator[str]:
         if self.tested and self.junk / self.tested > 0.05:
-            said.append(
+            yield (
                 f"In {self.junk / self.tested:.0%} of {self.tested} tested prompts a few scores lie far below the rest and "
                 "inflate sigma: positions in sigma are those of the junk. Look at the lowest texts first."
             )
         if self.tested:
-            n_told = (
-                f"{min(self.tested_n)} to {max(self.tested_n)}" if len(self.tested_n) > 1 else f"{min(self.tested_n)}"
-            )
-            said.append(
+            low, high = min(self.tested_n), max(self.tested_n)
+            yield (
                 f"Normality (Anderson-Darling, estimated mean and sd, 5 %) is rejected for {self.not_normal / self.tested:.0%} "
-                f"of {self.tested} tested prompts with n = {n_told}; at small n the test sees little."
+                f"of {self.tested} tested prompts with n = {low if low == high else f'{low} to {high}'}"
+                + ("; at so small an n the test sees little." if _middle(self.tested_n) < 30 else ".")
             )
+        if self.tied:
+            yield (
+                f"In {self.tied / self.judged:.0%} of the prompts several texts share the highest or the lowest score; "
+                "the earliest of them is taken."
+            )
+
+    def _about_texts(self) -> Iterator[str]:
         if self.copies:
-            said.append(f"{self.copies} responses repeat the text of another one of their prompt.")
-        if self.pairs and self.truncated["rejected"] / self.pairs > 0.1:
-            said.append(f"{self.truncated['rejected'] / self.pairs:.0%} of the rejected responses were cut off.")
-        return said
+            yield f"{self.copies} responses repeat the text of another one of their prompt."
+        for side in ("chosen", "rejected"):
+            if self.pairs and self.truncated[side] / self.pairs > 0.1:
+                yield f"{self.truncated[side] / self.pairs:.0%} of the {side} responses were cut off."
 
 
 def _middle(sizes: Counter[int]) -> int:

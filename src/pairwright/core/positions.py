@@ -122,6 +122,15 @@ def two_valued(candidates: Candidates) -> Bools:
     return no_other_P & (low_P < high_P)
 
 
+def tied(candidates: Candidates) -> Ints:
+    """Texts that share a prompt's highest or lowest score, beyond the one that is taken there; 0 where all are equal."""
+    score_C, start_P = candidates.score_C, candidates.start_P
+    prompt_C = owner(start_P)
+    low_P, high_P = lowest(score_C, start_P), highest(score_C, start_P)
+    outer_P = total(((score_C == low_P[prompt_C]) | (score_C == high_P[prompt_C])).astype(np.int64), start_P)
+    return np.where(low_P < high_P, outer_P - 2, 0)
+
+
 def minimum(candidates: Candidates) -> Ints:
     """The lowest score, the earliest of equals."""
     return first_lowest(candidates.score_C, candidates.start_P)

@@ -6,7 +6,7 @@
 Columns go by the names that are in use (`NAMES`); other names are given as {"score": "their_column"}.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pairwright.core import segments
 from pairwright.errors import ConfigError, DataError, StoreError
 from pairwright.io.jsonl import field_name, read_lines, struct_of
 from pairwright.protocols import Message
-from pairwright.tables import MESSAGES, as_messages, prompt_id
+from pairwright.tables import MESSAGES, as_messages, canonical_json, prompt_id
 
 NAMES: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "instruction", "question", "messages"),
@@ -129,7 +129,8 @@ def _parquet_batches(path: Path, renamed: Mapping[str, str], raters: Sequence[st
         start_P = segments.starts(key_R)
         together = len(start_P) - 1 == len(np.unique(key_R[start_P[:-1]]))
         if together:
-            yield from _stream(scan, start_P, nested, path)
+            size = BATCH_PROMPTS if nested else BATCH_ROWS
+            yield from _stream(scan.collect_batches(maintain_order=True, chunk_size=size), start_P, path)
         else:
             yield from _passes(scan, key, path, nested)
     except (OSError, pl.exceptions.ComputeError) as error:
@@ -138,14 +139,14 @@ def _parquet_batches(path: Path, renamed: Mapping[str, str], raters: Sequence[st
         raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}; is it whole?") from error
 
 
-def _stream(scan: pl.LazyFrame, start_P: "segments.Ints", nested: bool, path: Path) -> Iterator[pl.DataFrame]:
-    """The file in order, cut where a prompt ends."""
+def _stream(parts: Iterable[pl.DataFrame], start_P: segments.Ints, path: Path) -> Iterator[pl.DataFrame]:
+    """The file in order, cut where a prompt ends; `start_P` are the offsets of the prompts in the whole of it."""
     done, held = 0, pl.DataFrame()
-    for part in scan.collect_batches(maintain_order=True, chunk_size=BATCH_PROMPTS if nested else BATCH_ROWS):
-        held = pl.concat([held, part]) if held.height else part
-        end = start_P[np.searchsorted(start_P, done + held.height, side="right") - 1]
+    for part in parts:
+        held = pl.concat([held, part], how="vertical_relaxed") if held.height else part
+        end = int(start_P[np.searchsorted(start_P, done + held.height, side="right") - 1])
         if end > done:
-            yield canonical(held[: end - done], first_row=int(done), where=str(path))
+            yield canonical(held[: end - done], first_row=done, where=str(path))
             held, done = held[end - done :], end
 
 
@@ -198,32 +199,38 @@ def _jsonl_batches(path: Path, renamed: Mapping[str, str], raters: Sequence[str]
     key = "prompt_id" if "prompt_id" in columns else "prompt"
     must = frozenset({"responses", "scores"} if "responses" in columns else {key})
     kind = struct_of("Row", {name: (_JSON.get(name, float | None), key) for name, key in columns.items()}, must)
-    nested = "responses" in columns
-    limit = BATCH_PROMPTS if nested else BATCH_ROWS
-    parts: list[pl.DataFrame] = []
+    key_R = np.fromiter(_keys(path, key, columns[key]), np.int64)
+    start_P = segments.starts(key_R)
+    parts = _parts(path, kind, columns)
+    if len(start_P) - 1 != len(np.unique(key_R)):  # scattered: the file must be held to be sorted
+        whole = pl.concat(parts, how="vertical_relaxed")
+        whole = whole.with_row_index("_row").with_columns(_first=pl.col("_row").min().over(key)).sort("_first", "_row")
+        if "responses" in columns:
+            _no_repeats(whole, key, path)
+        whole = whole.drop("_row", "_first")
+        start_P = segments.starts(whole[key].hash().to_numpy())
+        parts = whole.iter_slices(BATCH_ROWS)
+    yield from _stream(parts, start_P, path)
+
+
+def _keys(path: Path, key: str, column: str) -> Iterator[int]:
+    """A number per line that tells prompts apart; all else of the line is passed over."""
+    name = field_name(key)
+    for _, row in read_lines(path, struct_of("Key", {key: (_JSON[key], column)}, frozenset())):
+        said = getattr(row, name)
+        yield hash(said if said is None or isinstance(said, str | int) else canonical_json(said))
+
+
+def _parts(path: Path, kind: type[Any], columns: Mapping[str, str]) -> Iterator[pl.DataFrame]:
+    limit = BATCH_PROMPTS if "responses" in columns else BATCH_ROWS
     rows: list[Any] = []
     for _, row in read_lines(path, kind):
         rows.append(row)
         if len(rows) == limit:
-            parts.append(_columns(rows, columns))
+            yield _columns(rows, columns)
             rows = []
-    parts.append(_columns(rows, columns))
-    whole = pl.concat(parts, how="vertical_relaxed")
-    start_P = segments.starts(whole[key].hash().to_numpy())
-    if len(start_P) - 1 != whole[key].n_unique():
-        whole = whole.with_row_index("_row").with_columns(_first=pl.col("_row").min().over(key)).sort("_first", "_row")
-        if nested:
-            _no_repeats(whole, key, path)
-        whole = whole.drop("_row", "_first")
-        start_P = segments.starts(whole[key].hash().to_numpy())
-    step = limit if nested else BATCH_ROWS
-    begin = 0
-    while begin < whole.height:
-        end = int(
-            start_P[max(np.searchsorted(start_P, begin + step, side="right") - 1, np.searchsorted(start_P, begin) + 1)]
-        )
-        yield canonical(whole[begin:end], first_row=begin, where=str(path))
-        begin = end
+    if rows:
+        yield _columns(rows, columns)
 
 
 def _columns(rows: list[Any], columns: Mapping[str, str]) -> pl.DataFrame:

@@ -150,7 +150,9 @@ def _with_bare(built: Built, prompt_ids: pl.Series) -> Built:
     """Accounts for the prompts without a single response as well."""
     asked = prompt_ids.unique(maintain_order=True).alias("prompt_id")
     bare = asked.filter(~asked.is_in(built.stats["prompt_id"].implode())).to_frame()
-    none = bare.with_columns(n=pl.lit(0, pl.Int32), n_distinct=pl.lit(0, pl.Int32), outcome=pl.lit("too_few"))
+    none = bare.with_columns(
+        n=pl.lit(0, pl.Int32), n_distinct=pl.lit(0, pl.Int32), tied=pl.lit(0, pl.Int32), outcome=pl.lit("too_few")
+    )
     stats = pl.concat([built.stats, none], how="diagonal")
     return Built(built.pairs, stats, pl.concat([drops("pair", bare, "too_few"), built.dropped]))
 
@@ -190,7 +192,7 @@ def pick_pairs(scene: Scene, above: Rule, below: Rule, settings: Pairing) -> Pic
 
 def _no_position(scene: Scene, rule: Rule, settings: Pairing) -> Bools:
     """Prompts with two distinct scores have no position between them, unless so few rows force the extreme anyway."""
-    if rule.kind not in ("sigma", "mad", "quantile"):
+    if rule.kind not in ("sigma", "mad"):
         return np.zeros(len(scene.spread.n_P), bool)
     forced = positions.n_same(rule.args[0], ddof=settings.ddof) if rule.kind == "sigma" else 2
     return positions.two_valued(scene.candidates) & (scene.spread.n_P > forced)
@@ -286,7 +288,9 @@ class _Table(NamedTuple):
                 "score_chosen": score_C[above],
                 "score_rejected": score_C[below],
                 "margin": margin,
-                "rule": np.full(len(paired), f"{settings.chosen}/{settings.rejected}"),
+                "rule": np.full(
+                    len(paired), "/".join(rule.name for rule in parse_sides(settings.chosen, settings.rejected))
+                ),
                 "z_chosen": positions.z(score_C[above], mean, sd),
                 "z_rejected": positions.z(score_C[below], mean, sd),
                 "hit_extreme": score_C[below] == lowest_P[paired],
@@ -300,6 +304,7 @@ class _Table(NamedTuple):
             {
                 "n": spread.n_P,
                 "n_distinct": np.diff(cands.start_P),
+                "tied": positions.tied(cands),
                 "mean": spread.mean_P,
                 "sd": pl.Series(spread.sd_P).fill_nan(None),
                 "skewness": pl.Series(spread.skewness_P).fill_nan(None),
@@ -314,7 +319,7 @@ class _Table(NamedTuple):
         at = pl.Series(np.cumsum(self.full_P) - 1).set(pl.Series(~self.full_P), None)  # null: no row was kept
         return full.select(
             self.prompt_ids.alias("prompt_id"),
-            pl.col("n", "n_distinct").gather(at).fill_null(0).cast(pl.Int32),
+            pl.col("n", "n_distinct", "tied").gather(at).fill_null(0).cast(pl.Int32),
             pl.col("mean", "sd", "skewness").gather(at),
             pl.col("outcome").gather(at).fill_null("too_few"),
             pl.col("max_id", "min_id", "sigma_id", "chosen_id", "rejected_id").gather(at),

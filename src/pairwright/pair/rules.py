@@ -141,13 +141,14 @@ _ARGS = {"min_of": 1, "max_of": 1, "quantile": 1, "rank": 1, "threshold": 1, "le
 
 
 def parse_rule(text: str) -> Rule:
-    """A rule by its name; ConfigError shows the forms."""
+    """A rule by its name; ConfigError shows the forms. "mu - 2*s" and "mu-2sigma" are one rule with one name."""
     name = text.replace(" ", "").lower()
     if name in {"max", "min", "second", "random"}:
         return Rule(name, name)
-    for pattern, kind in ((_SIGMA, "sigma"), (_MAD, "mad")):
+    for pattern, kind, centre, unit in ((_SIGMA, "sigma", "mu", "sigma"), (_MAD, "mad", "median", "mad")):
         if found := pattern.fullmatch(name):
-            return _sane(Rule(name, kind, (float(found["k"] or 0),)))
+            k = float(found["k"] or 0)
+            return _sane(Rule(f"{centre}{k:+.12g}{unit}" if k else centre, kind, (k,)))
     if (found := _CALL.fullmatch(name)) and found["kind"] in _ARGS:
         rule = Rule(name, found["kind"], tuple(float(number) for number in found["args"].split(",")))
         if len(rule.args) == _ARGS[rule.kind]:
