@@ -96,7 +96,7 @@ def duckdb_numeric(path: Path, _: Path) -> int:
         r as (select s.prompt_id, arg_min(s.response_id, abs(s.score - m.t)) as l
               from '{path}' s join m using (prompt_id) group by s.prompt_id)
         select count(*) from m join r using (prompt_id) where c <> l"""
-    return int(duckdb.sql(query).fetchone()[0])
+    return int(duckdb.sql(query).fetchall()[0][0])
 
 
 def pandas_numeric(path: Path, _: Path) -> int:

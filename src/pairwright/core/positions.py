@@ -100,10 +100,11 @@ def moments(candidates: Candidates, *, ddof: int = 0) -> Moments:
     shifted_C = unit_C - np.repeat(first_P, size_P)
     shift_P = total(count_C * shifted_C, start_P) / n_P
     deviation_C = shifted_C - np.repeat(shift_P, size_P)
-    square_P = total(count_C * deviation_C**2, start_P)
+    square_C = count_C * deviation_C * deviation_C  # products: numpy's ** 3 is twenty times as slow
+    square_P, cube_P = total(square_C, start_P), total(square_C * deviation_C, start_P)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         sd_P = np.sqrt(square_P / (n_P - ddof)) / down_P
-        skewness_P = total(count_C * deviation_C**3, start_P) / n_P / (square_P / n_P) ** 1.5
+        skewness_P = cube_P / n_P / (square_P / n_P) ** 1.5
     return Moments(n_P, (first_P + shift_P) / down_P, sd_P, skewness_P)
 
 

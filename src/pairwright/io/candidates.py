@@ -62,6 +62,7 @@ _JSON: dict[str, Any] = {
 }
 KEYS_FROM = 1000  # lines of a JSONL file whose keys are looked at
 BATCH_ROWS = 50_000
+BATCH_NUMBERS = 500_000  # rows without texts
 BATCH_PROMPTS = 10_000
 PASS_BYTES = 64 * 2**20  # of a compressed Parquet file whose prompts do not stand together, per pass
 
@@ -129,7 +130,8 @@ def _parquet_batches(path: Path, renamed: Mapping[str, str], raters: Sequence[st
         start_P = segments.starts(key_R)
         together = len(start_P) - 1 == len(np.unique(key_R[start_P[:-1]]))
         if together:
-            size = BATCH_PROMPTS if nested else BATCH_ROWS
+            texts = {"prompt", "response"} & set(columns)
+            size = BATCH_PROMPTS if nested else BATCH_ROWS if texts else BATCH_NUMBERS
             yield from _stream(scan.collect_batches(maintain_order=True, chunk_size=size), start_P, path)
         else:
             yield from _passes(scan, key, path, nested)
@@ -272,12 +274,20 @@ def canonical(rows: pl.DataFrame, *, first_row: int | None, where: str) -> pl.Da
     rows = _with_prompts(rows, where=where + at)
     if "response_id" not in rows.columns:
         rows = rows.with_columns(response_id=pl.int_range(pl.len()).over("prompt_id"))
-    elif rows.select(pl.struct("prompt_id", "response_id").is_duplicated().any()).item():
+    elif not _rising(rows) and rows.select(pl.struct("prompt_id", "response_id").is_duplicated().any()).item():
         again = rows.filter(pl.struct("prompt_id", "response_id").is_duplicated())
         raise DataError(
             f"{where}{at}: prompt {again['prompt_id'][0]} has two responses with the id {again['response_id'][0]}"
         )
     return rows.with_columns(pl.col("^(score|rater:.*)$").cast(pl.Float64))
+
+
+def _rising(rows: pl.DataFrame) -> bool:
+    """Response ids rise within each prompt: the usual case, and then none stands twice."""
+    rises = (pl.col("response_id") > pl.col("response_id").shift()) | (
+        pl.col("prompt_id") != pl.col("prompt_id").shift()
+    )
+    return bool(rows.select(rises.slice(1).fill_null(False).all()).item())
 
 
 def _with_prompts(rows: pl.DataFrame, *, where: str) -> pl.DataFrame:

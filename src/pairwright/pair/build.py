@@ -16,9 +16,10 @@ import polars as pl
 from pairwright.core import positions, segments
 from pairwright.core.segments import Bools, Floats, Ints, Keys
 from pairwright.errors import ConfigError, DataError
-from pairwright.pair.rules import GRID, SEEDED, Rule, Scene, apply, parse_sides, without
+from pairwright.pair.rules import GRID, SEEDED, Rule, Scene, apply, parse_rule, parse_sides, without
 from pairwright.tables import DROPPED, drops
 
+LANDMARKS = {name: parse_rule(name) for name in ("max", "min", "mu-2sigma")}
 SKIPS = ("too_few", "zero_variance", "no_such_position", "coincide", "no_contrast")
 
 
@@ -79,7 +80,7 @@ def build_pairs(candidates: pl.DataFrame, settings: Pairing, *, prompt_ids: pl.S
         return _with_bare(build_pairs(candidates, settings), prompt_ids)
     table, aside = _prepare(candidates, settings)
     picks = pick_pairs(table.scene, *parse_sides(settings.chosen, settings.rejected), settings)
-    pairs, stats = table.pairs(picks, settings), table.stats(picks)
+    pairs, stats = table.pairs(picks, settings), table.stats(picks, settings)
     if settings.pairs_per_prompt > 1:
         pairs = pl.concat([pairs, *_further(table, picks, settings)])
     skipped = stats.filter(pl.col("outcome") != "pair")
@@ -107,7 +108,7 @@ def grid(candidates: pl.DataFrame, settings: Pairing) -> list[Cell]:
         for chosen in GRID[below + 1 :]:
             each = replace(settings, chosen=chosen, rejected=rejected)
             picks = pick_pairs(table.scene, *parse_sides(chosen, rejected), each)
-            stats = table.stats(picks).filter(pl.col("outcome") != "pair")["outcome"].value_counts()
+            stats = table.stats(picks, each).filter(pl.col("outcome") != "pair")["outcome"].value_counts()
             cells.append(Cell(chosen, rejected, table.pairs(picks, each), dict(stats.iter_rows())))
     return cells
 
@@ -219,12 +220,11 @@ def _set_aside(candidates: pl.DataFrame, settings: Pairing) -> tuple[pl.DataFram
         tests.append((outside.fill_null(False), pl.lit("outside_scale")))
     if settings.unfinished == "drop" and "finish_reason" in candidates.columns:
         tests.append((pl.col("finish_reason") == "length", pl.lit("unfinished")))
-    reason = pl.coalesce(pl.when(test).then(name) for test, name in tests)
-    marked = candidates.with_columns(_why=reason)
-    aside = marked.filter(pl.col("_why").is_not_null())
-    if aside.is_empty():
+    bad = candidates.select(pl.any_horizontal(test for test, _ in tests).fill_null(False)).to_series()
+    if not bad.any():
         return candidates, pl.DataFrame(schema=DROPPED.schema)
-    return marked.filter(pl.col("_why").is_null()).drop("_why"), drops("pair", aside, pl.col("_why"))
+    reason = pl.coalesce(pl.when(test).then(name) for test, name in tests)
+    return candidates.filter(~bad), drops("pair", candidates.filter(bad), reason)
 
 
 def _number_prompts(candidates: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
@@ -297,8 +297,13 @@ class _Table(NamedTuple):
             }
         ).cast({"rule": pl.String, "hit_extreme": pl.Boolean})
 
-    def stats(self, picks: Picks) -> pl.DataFrame:
+    def stats(self, picks: Picks, settings: Pairing) -> pl.DataFrame:
         cands, spread = self.scene.candidates, self.scene.spread
+        above, below = parse_sides(settings.chosen, settings.rejected)
+        picked = {above.name: picks.chosen_P, below.name: picks.rejected_P}
+        landmarks = {
+            name: picked[name] if name in picked else apply(rule, self.scene) for name, rule in LANDMARKS.items()
+        }
         names = pl.Series(["pair", *SKIPS])
         full = pl.DataFrame(
             {
@@ -309,9 +314,9 @@ class _Table(NamedTuple):
                 "sd": pl.Series(spread.sd_P).fill_nan(None),
                 "skewness": pl.Series(spread.skewness_P).fill_nan(None),
                 "outcome": names.gather(picks.outcome_P),
-                "max_id": self.ids(positions.maximum(cands)),
-                "min_id": self.ids(positions.minimum(cands)),
-                "sigma_id": self.ids(positions.sigma(cands, spread, -2)),
+                "max_id": self.ids(landmarks["max"]),
+                "min_id": self.ids(landmarks["min"]),
+                "sigma_id": self.ids(landmarks["mu-2sigma"]),
                 "chosen_id": self.ids(picks.chosen_P),
                 "rejected_id": self.ids(picks.rejected_P),
             }
