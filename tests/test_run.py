@@ -205,6 +205,26 @@ def test_the_number_of_shards_does_not_change_the_pairs(recipe: Recipe, tmp_path
     assert pairs[0].equals(pairs[1])
 
 
+def test_two_processes_give_what_one_gives(recipe: Recipe, tmp_path: Path) -> None:
+    path = recipe()
+    for workers in (1, 2):
+        run(path, tmp_path / f"run{workers}", workers=workers)
+    for name in ("pairs.parquet", "candidates.parquet", "dropped.parquet"):
+        one, two = (pl.read_parquet(tmp_path / f"run{workers}" / name) for workers in (1, 2))
+        assert one.equals(two)
+
+
+def test_a_stopped_run_with_more_samples_keeps_what_was_drawn(recipe: Recipe, tmp_path: Path) -> None:
+    path = recipe(n=6)
+    Counting.stop_after = 30
+    with pytest.raises(KeyboardInterrupt):
+        run(path, tmp_path / "run")
+    Counting.stop_after = None
+    run(path, tmp_path / "run", sample__n=8)
+    assert Counting.drawn == 96
+    assert responses(tmp_path / "run").height == 96
+
+
 def test_a_dry_run_says_what_would_run_and_why_and_writes_nothing(
     recipe: Recipe, tmp_path: Path, pairwright: Callable
 ) -> None:

@@ -9,8 +9,10 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
@@ -66,9 +68,10 @@ class Recipe:
     reward: Reward  # the rater or raters whose score decides the pairs
     shards: int = SHARDS
     export: Export = field(default_factory=Export)
+    workers: int = 1  # processes for scoring and pairing; does not change a result
 
 
-_KEYS = ("prompts", "shards", "sample", "score", "pair", "export")
+_KEYS = ("prompts", "shards", "workers", "sample", "score", "pair", "export")
 
 
 def read_recipe(path: Path, changes: Mapping[str, object] | None = None) -> Recipe:
@@ -88,9 +91,6 @@ def read_recipe(path: Path, changes: Mapping[str, object] | None = None) -> Reci
     score = [from_table(Rater, entry, where=f"score {i}") for i, entry in enumerate(raters)]
     pairing = dict(table["pair"]) if isinstance(table["pair"], dict) else table["pair"]
     reward = _reward(pairing.pop("reward", None) if isinstance(pairing, dict) else None, score)
-    shards = table.get("shards", SHARDS)
-    if not isinstance(shards, int) or isinstance(shards, bool) or not 1 <= shards <= 99_999:
-        raise ConfigError(f"[{path}] shards is a whole number from 1 to 99999, not {shards!r}")
     sample = from_table(Sampling, table["sample"], where="sample")
     if sample.backend not in SAMPLERS:
         raise ConfigError(f"[sample] unknown backend {sample.backend!r}; known: {', '.join(SAMPLERS)}")
@@ -100,9 +100,17 @@ def read_recipe(path: Path, changes: Mapping[str, object] | None = None) -> Reci
         score=score,
         pair=from_table(Pairing, pairing, where="pair"),
         reward=reward,
-        shards=shards,
+        shards=_count(table, "shards", SHARDS, path),
         export=from_table(Export, table.get("export", {}), where="export"),
+        workers=_count(table, "workers", 1, path),
     )
+
+
+def _count(table: Mapping[str, object], key: str, default: int, path: Path) -> int:
+    value = table.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 99_999:
+        raise ConfigError(f"[{path}] {key} is a whole number from 1 to 99999, not {value!r}")
+    return value
 
 
 def _reward(given: object, raters: list[Rater]) -> Reward:
@@ -126,13 +134,43 @@ class Watch:
     end: Callable[[], None] = lambda: None
 
 
+class Folders(NamedTuple):
+    """The stage folders of a run."""
+
+    prompts: Stage
+    sample: Stage
+    score: Stage
+    pair: Stage
+
+
+def folders(folder: Path, shards: int) -> Folders:
+    return Folders(
+        Stage(folder, "prompts", shards, (PROMPTS,)),
+        Stage(folder, "sample", shards, (RESPONSES,)),
+        Stage(folder, "score", shards, (SCORES,)),
+        Stage(folder, "pair", shards, (PAIRS, PROMPT_STATS)),
+    )
+
+
+def score_shard(recipe: Recipe, folder: Path, shard: int) -> Frames:
+    """All raters on the responses of one shard."""
+    stages = folders(folder, recipe.shards)
+    split = rate(stages.prompts.read("prompts", shard), stages.sample.read("responses", shard), recipe.score)
+    return {"scores": split.kept, "dropped": split.dropped}
+
+
+def pair_shard(recipe: Recipe, folder: Path, shard: int) -> Frames:
+    """The pairs of one shard."""
+    stages = folders(folder, recipe.shards)
+    held = stages.prompts.read("prompts", shard)
+    rows = rated(stages.sample.read("responses", shard), stages.score.read("scores", shard), recipe.reward)
+    built = build_pairs(rows, recipe.pair, prompt_ids=held["prompt_id"])
+    return {"pairs": built.pairs, "prompt_stats": built.stats, "dropped": built.dropped}
+
+
 def steps(recipe: Recipe, folder: Path, watch: Watch = Watch()) -> list[Step]:
     """The stages of a run of this recipe into this folder."""
-    shards = recipe.shards
-    prompts = Stage(folder, "prompts", shards, (PROMPTS,))
-    sampled = Stage(folder, "sample", shards, (RESPONSES,))
-    scored = Stage(folder, "score", shards, (SCORES,))
-    paired = Stage(folder, "pair", shards, (PAIRS, PROMPT_STATS))
+    shards, stages = recipe.shards, folders(folder, recipe.shards)
     sampling = {**asdict(recipe.sample)}
 
     def split_prompts(todo: list[int]) -> Iterator[tuple[int, Frames]]:
@@ -143,24 +181,15 @@ def steps(recipe: Recipe, folder: Path, watch: Watch = Watch()) -> list[Step]:
             yield each, {"prompts": split.kept.filter(shard == each).sort("prompt_id"), "dropped": lost}
 
     def sample_shards(todo: list[int]) -> Iterator[tuple[int, Frames]]:
-        yield from _sample(recipe, todo, prompts, sampled, watch)
-
-    def score_shard(shard: int) -> Frames:
-        split = rate(prompts.read("prompts", shard), sampled.read("responses", shard), recipe.score)
-        return {"scores": split.kept, "dropped": split.dropped}
-
-    def pair_shard(shard: int) -> Frames:
-        held = prompts.read("prompts", shard)
-        rows = rated(sampled.read("responses", shard), scored.read("scores", shard), recipe.reward)
-        built = build_pairs(rows, recipe.pair, prompt_ids=held["prompt_id"])
-        return {"pairs": built.pairs, "prompt_stats": built.stats, "dropped": built.dropped}
+        yield from _sample(recipe, todo, stages.prompts, stages.sample, watch)
 
     def export(todo: list[int]) -> Iterator[tuple[int, Frames]]:
-        told = export_run(
-            folder, recipe.export, recipe.pair, recipe.reward, (prompts, sampled, scored, paired), manifest(recipe)
-        )
+        told = export_run(folder, recipe.export, recipe.pair, recipe.reward, stages, manifest(recipe))
         for each in todo:
             yield each, told
+
+    def mapped(work: Callable[[Recipe, Path, int], Frames]) -> Callable[[list[int]], Iterator[tuple[int, Frames]]]:
+        return lambda todo: over_shards(partial(work, recipe, folder), todo, workers=recipe.workers)
 
     facts = {"weights": WEIGHTS[recipe.sample.backend](recipe.sample.model)}
     core = (
@@ -182,11 +211,11 @@ def steps(recipe: Recipe, folder: Path, watch: Watch = Watch()) -> list[Step]:
             ("pairwright.sample", f"pairwright.backends.{recipe.sample.backend}"), ("prompts",), facts=facts,
         ),
         Step(
-            "score", (SCORES,), shards, lambda todo: over_shards(score_shard, todo),
+            "score", (SCORES,), shards, mapped(score_shard),
             {"raters": [asdict(entry) for entry in recipe.score]}, rating, ("prompts", "sample"),
         ),
         Step(
-            "pair", (PAIRS, PROMPT_STATS), shards, lambda todo: over_shards(pair_shard, todo),
+            "pair", (PAIRS, PROMPT_STATS), shards, mapped(pair_shard),
             {**asdict(recipe.pair), "reward": asdict(recipe.reward)}, core, ("prompts", "sample", "score"),
         ),
         Step(
@@ -252,6 +281,7 @@ def _earlier(sampled: Stage, recipe: Recipe) -> Iterator[dict[str, object]]:
         for path in sorted(folder.glob("responses-*.parquet")):
             for row in pl.read_parquet(path).iter_rows(named=True):
                 yield {**row, "lost": None}
+        yield from Journal(folder / "journal.jsonl").read()[0]
 
 
 def manifest(recipe: Recipe) -> dict[str, object]:
