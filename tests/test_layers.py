@@ -26,7 +26,7 @@ MAY_IMPORT = {
     **dict.fromkeys(("sample", "score", "pair", "audit"), STAGE),
     "pipeline": GROUND | {"store", "engine", "settings"},
     "demo": {"errors", "store"},
-    "export": EVERYTHING - {"cli", "wiring", "pipeline", "engine", "backends", "sample"},
+    "export": EVERYTHING - {"cli", "wiring", "pipeline", "backends", "sample"},
     "wiring": EVERYTHING - {"cli", "demo"},
     "cli": EVERYTHING,
 }

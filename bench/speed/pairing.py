@@ -53,11 +53,12 @@ def make_text(path: Path, prompts: int) -> None:
 
 
 def ours_numeric(path: Path, _: Path) -> int:
+    from pairwright.engine import ahead
     from pairwright.io.candidates import read_candidates
     from pairwright.pair.build import Pairing, build_pairs
 
     settings = Pairing(rejected="mu-2sigma")
-    return sum(build_pairs(batch, settings).pairs.height for batch in read_candidates(path))
+    return sum(built.pairs.height for built in ahead(lambda batch: build_pairs(batch, settings), read_candidates(path)))
 
 
 def numpy_numeric(path: Path, _: Path) -> int:

@@ -15,6 +15,7 @@ import polars as pl
 from pairwright import __version__
 from pairwright.audit.run import Tally, pairing_facts, prompt_facts, rater_facts
 from pairwright.core.stats import Spread
+from pairwright.engine import ahead
 from pairwright.io.trl import ROWS, Parts, card, trl_rows, write_jsonl
 from pairwright.pair.build import Built, Cell, Pairing, build_pairs, grid
 from pairwright.pair.rules import parse_rule
@@ -286,9 +287,12 @@ def export_file(
     """
     out = Folder(folder, pairing, settings, candidates=False)
     raters = {rater: column(rater) for rater in reward.raters} if reward else {"score": "score"}
-    for batch in batches:
+
+    def build(batch: pl.DataFrame) -> tuple[pl.DataFrame, Built]:
         rows = with_reward(batch, reward) if reward else batch
-        built = build_pairs(rows, pairing)
+        return rows, build_pairs(rows, pairing)
+
+    for rows, built in ahead(build, batches):
         out.add(rows, built, texts={"prompt", "response"} <= set(rows.columns))
         for rater, name in raters.items():
             out.tally.add_scores(rater, rows[name], rows["reason"] if "reason" in rows.columns else None)
