@@ -134,6 +134,10 @@ def pair(  # noqa: PLR0913  (options of a command)
         raise ConfigError(
             "name the rejected rule, as --rejected mu-2sigma or --rejected min; --grid alone takes all 21 pairs"
         )
+    if layout and (column or rater):
+        raise ConfigError("--layout says which columns there are; leave out --column and --rater")
+    if grid and (jsonl or chosen != "max"):
+        raise ConfigError("--grid takes all 21 pairs as Parquet; leave out --chosen and --jsonl")
     settings = from_table(Pairing, {"chosen": chosen, "rejected": rejected or "min", **_changes(change)}, where="pair")
     reward = _reward(rater, combine)
     columns = {key: str(value) for key, value in _changes(column, parse=False).items()}
@@ -179,7 +183,9 @@ def convert(
     from pairwright.io.layouts import Options, convert_file
     from pairwright.settings import from_table
 
-    options = from_table(Options, _changes(option), where="--option")
+    given = _changes(option)
+    texts = {key: value.replace("\\n", "\n") for key, value in _changes(option, parse=False).items() if key in _TEXTS}
+    options = from_table(Options, {**given, **texts}, where="--option")
     told = convert_file(source, target, to=to, layout=layout, options=options, lossy=lossy, force=force)
     if as_json:
         _say(json.dumps(told))
@@ -196,6 +202,18 @@ def convert(
         _say(f"\nFor the trainer's own configuration:\n{told['declaration']}")
 
 
+def _value(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+_TEXTS = ("prompt_end", "score", "judge")  # options that are taken as they are typed
+
+
 def _reward(raters: list[str] | None, combine: str) -> "Reward | None":
     from pairwright.score.combine import Reward
     from pairwright.settings import from_table
@@ -203,6 +221,8 @@ def _reward(raters: list[str] | None, combine: str) -> "Reward | None":
     if not raters:
         return None
     named = dict(text.partition("=")[::2] for text in raters)
+    if len(named) < len(raters):
+        raise ConfigError(f"a rater is named twice: {', '.join(raters)}")
     try:
         weights = {name: float(weight or 1) for name, weight in named.items()}
     except ValueError as error:
@@ -230,16 +250,14 @@ def _print_grid(lines: list[dict[str, Any]], folder: Path, as_json: bool) -> Non
 _GRID_NUMBERS = ("margin", "z_chosen", "z_rejected", "rejected_is_lowest")
 
 
-def _changes(given: list[str] | None, *, parse: bool = True) -> dict[str, object]:
+def _changes(given: list[str] | None, *, parse: bool = True) -> dict[str, Any]:
     """["sample.n=4"] -> {"sample.n": 4}; values are read as YAML."""
-    import yaml
-
-    changes: dict[str, object] = {}
+    changes: dict[str, Any] = {}
     for text in given or []:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise ConfigError(f"{text!r} is not KEY=VALUE")
-        changes[key] = yaml.safe_load(value) if parse else value
+        changes[key] = _value(value) if parse else value
     return changes
 
 

@@ -16,11 +16,12 @@ from pairwright import __version__
 from pairwright.audit.run import Tally, pairing_facts, prompt_facts, rater_facts
 from pairwright.core.stats import Spread
 from pairwright.engine import ahead
+from pairwright.errors import ConfigError
 from pairwright.io.trl import ROWS, Parts, card, trl_rows, write_jsonl
-from pairwright.pair.build import Built, Cell, Pairing, build_pairs, grid
+from pairwright.pair.build import Built, Cell, Pairing, build_pairs, grid, takes_part
 from pairwright.pair.rules import parse_rule
 from pairwright.report.page import page
-from pairwright.score.combine import Reward, column, rated, with_reward
+from pairwright.score.combine import Reward, column, joined, with_reward
 from pairwright.store import Stage, write_json, write_text
 from pairwright.tables import DROPPED, MESSAGES, frame
 
@@ -168,7 +169,7 @@ def export_grid(
     parts: dict[tuple[str, str], Parts] = {}
     tallies: dict[tuple[str, str], GridLine] = {}
     for batch in batches:
-        rows = with_reward(batch, reward) if reward else batch
+        rows = with_reward(batch, reward, takes_part=takes_part(batch, pairing)) if reward else batch
         for cell in grid(rows, pairing):
             key = (cell.chosen, cell.rejected)
             file = folder / "grid" / f"{cell.chosen}--{cell.rejected}.parquet"
@@ -229,7 +230,8 @@ def export_run(
         asked, said = prompts.read("prompts", shard), sampled.read("responses", shard)
         scores = scored.read("scores", shard)
         rows = said.join(asked.select("prompt_id", "prompt"), on="prompt_id", how="left", maintain_order="left")
-        rows = rated(rows, scores, reward)
+        rows = joined(rows, scores, reward)
+        rows = with_reward(rows, reward, takes_part=takes_part(rows, pairing))
         built = Built(paired.read("pairs", shard), paired.read("prompt_stats", shard), paired.read("dropped", shard))
         out.add(rows, built)
         out.candidates.add(_candidates(rows, scores))
@@ -271,6 +273,15 @@ def _candidates(rows: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
     return joined.select(CANDIDATES.keys())
 
 
+def _raw_scores(rows: pl.DataFrame, raters: Mapping[str, str]) -> pl.DataFrame:
+    """All responses of a batch with what each rater said."""
+    lacks = {name: kind for name, kind in CANDIDATES.items() if name not in rows.columns}
+    said = pl.struct(pl.col(name).alias(rater) for rater, name in raters.items())
+    filled = rows.with_columns(pl.lit(None, kind).alias(name) for name, kind in lacks.items())
+    filled = filled.with_columns(scores=said.struct.json_encode())
+    return filled.select(pl.col(name).cast(kind) for name, kind in CANDIDATES.items())
+
+
 def export_file(
     batches: Iterable[pl.DataFrame],
     folder: Path,
@@ -285,15 +296,19 @@ def export_file(
 
     `lost` names rows that the reader of a layout could not use; it is read after the last batch.
     """
-    out = Folder(folder, pairing, settings, candidates=False)
+    if reward and len(reward.raters) > 1 and (pairing.scale_min, pairing.scale_max) != (None, None):
+        raise ConfigError("scale_min and scale_max cannot hold for several raters; make their sentinels null instead")
+    out = Folder(folder, pairing, settings, candidates=reward is not None)
     raters = {rater: column(rater) for rater in reward.raters} if reward else {"score": "score"}
 
     def build(batch: pl.DataFrame) -> tuple[pl.DataFrame, Built]:
-        rows = with_reward(batch, reward) if reward else batch
+        rows = with_reward(batch, reward, takes_part=takes_part(batch, pairing)) if reward else batch
         return rows, build_pairs(rows, pairing)
 
     for rows, built in ahead(build, batches):
         out.add(rows, built, texts={"prompt", "response"} <= set(rows.columns))
+        if out.candidates is not None:
+            out.candidates.add(_raw_scores(rows, raters))
         for rater, name in raters.items():
             out.tally.add_scores(rater, rows[name], rows["reason"] if "reason" in rows.columns else None)
     entries = [pair_entry(out.tally)]

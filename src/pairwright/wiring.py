@@ -21,11 +21,11 @@ from pairwright.engine import over_shards
 from pairwright.errors import ConfigError
 from pairwright.export import Export, export_run
 from pairwright.io.prompts import read_prompts
-from pairwright.pair.build import Pairing, build_pairs
+from pairwright.pair.build import Pairing, build_pairs, takes_part
 from pairwright.pipeline import Frames, Step
 from pairwright.protocols import Sampler
 from pairwright.sample import Sampling, draw, missing_calls, to_tables
-from pairwright.score.combine import Reward, rated
+from pairwright.score.combine import Reward, joined, with_reward
 from pairwright.score.raters import Rater, rate
 from pairwright.settings import from_table, read_yaml
 from pairwright.store import Journal, Stage, file_hash, shard_of
@@ -163,7 +163,8 @@ def pair_shard(recipe: Recipe, folder: Path, shard: int) -> Frames:
     """The pairs of one shard."""
     stages = folders(folder, recipe.shards)
     held = stages.prompts.read("prompts", shard)
-    rows = rated(stages.sample.read("responses", shard), stages.score.read("scores", shard), recipe.reward)
+    rows = joined(stages.sample.read("responses", shard), stages.score.read("scores", shard), recipe.reward)
+    rows = with_reward(rows, recipe.reward, takes_part=takes_part(rows, recipe.pair))
     built = build_pairs(rows, recipe.pair, prompt_ids=held["prompt_id"])
     return {"pairs": built.pairs, "prompt_stats": built.stats, "dropped": built.dropped}
 

@@ -14,6 +14,7 @@ from pairwright.core.segments import starts, text_keys
 from pairwright.core.stats import Spread
 
 SHOWN = 60  # prompts whose candidates are shown one by one
+SMALLEST = 4  # usable responses of a prompt that is looked at for junk
 TESTED = 2000  # prompts whose score shape is tested
 SEPARATE = 28  # from here on the expected minimum of n normal scores lies below -2 sigma
 
@@ -42,6 +43,7 @@ class Tally:
     z_chosen: Spread = field(default_factory=Spread)
     z_rejected: Spread = field(default_factory=Spread)
     skewness: Spread = field(default_factory=Spread)
+    looked_at: int = 0  # prompts whose scores were looked at for a junk cluster
     tested: int = 0  # prompts with n >= 8 tested for normality (Anderson-Darling, 5 %)
     not_normal: int = 0
     junk: int = 0  # tested prompts where a far low cluster inflates sigma
@@ -60,13 +62,15 @@ class Tally:
     def add(self, candidates: pl.DataFrame, pairs: pl.DataFrame, stats: pl.DataFrame, dropped: pl.DataFrame) -> None:
         """One batch: the candidates, and what the pair stage made of them."""
         other = "sigma_id" if self.compared_with == "mu-2sigma" else "min_id"
-        judged = stats.filter(pl.col("n_distinct") >= 2)
+        judged = stats.filter(pl.col("n_distinct") >= 2, pl.col("sd") > 0)
         self.prompts += stats.height
         self.rows_in += candidates.height
         self.judged += judged.height
         self.same += int((judged["rejected_id"] == judged[other]).sum())
-        forced = n_same(-2.0 if self.sigma_k is None else self.sigma_k, ddof=self.ddof)
-        self.same_by_theorem += int((judged["n"] <= forced).sum())
+        k = self.sigma_k if self.compared_with == "min" else -2.0
+        forced = n_same(k, ddof=self.ddof) if k is not None and k < 0 else 0
+        agree = judged["rejected_id"] == judged[other]
+        self.same_by_theorem += int((agree & (judged["n"] <= min(forced, 2**31 - 1))).sum())
         self.sizes.update(dict(judged["n"].value_counts().iter_rows()))
         self.pairs += pairs.height
         self.paired += int((stats["outcome"] == "pair").sum())
@@ -108,8 +112,8 @@ class Tally:
 
     def _shape(self, candidates: pl.DataFrame, stats: pl.DataFrame, dropped: pl.DataFrame) -> None:
         """Tests the first prompts with enough scores: normal or not, a junk cluster or not."""
-        room = TESTED - self.tested
-        able = stats.filter(pl.col("n") >= shape.AD_SMALLEST, pl.col("sd") > 0).head(max(0, room)).select("prompt_id")
+        room = TESTED - self.looked_at
+        able = stats.filter(pl.col("n") >= SMALLEST, pl.col("sd") > 0).head(max(0, room)).select("prompt_id")
         if able.is_empty():
             return
         rows = candidates.select("prompt_id", "response_id", "score").join(
@@ -121,6 +125,7 @@ class Tally:
         start_P, score_R = starts(rows["prompt_id"].rle_id().to_numpy()), rows["score"].to_numpy()
         statistic_P = shape.anderson_darling(score_R, start_P)
         fair_P = np.isfinite(statistic_P)
+        self.looked_at += len(fair_P)
         self.tested += int(fair_P.sum())
         self.tested_n.update(np.diff(start_P)[fair_P].tolist())
         self.not_normal += int((statistic_P[fair_P] > shape.AD_CRITICAL).sum())
@@ -164,15 +169,15 @@ class Tally:
                     "separate them: the scores have no tail that reaches past the position."
                 )
         if lost := self.skipped["no_such_position"]:
-            yield (
-                f"{lost} prompts have no such position ({self.rejected}): two distinct scores and nothing between. "
-                "--rejected min pairs them."
+            sigma = "two distinct scores and nothing between; --rejected min pairs them."
+            yield f"{lost} prompts have no such position ({self.chosen} / {self.rejected})" + (
+                f": {sigma}" if self.sigma_k is not None else ": the rule finds no response there."
             )
 
     def _about_scores(self) -> Iterator[str]:
-        if self.tested and self.junk / self.tested > 0.05:
+        if self.looked_at and self.junk / self.looked_at > 0.05:
             yield (
-                f"In {self.junk / self.tested:.0%} of {self.tested} tested prompts a few scores lie far below the rest and "
+                f"In {self.junk / self.looked_at:.0%} of {self.looked_at} prompts a few scores lie far below the rest and "
                 "inflate sigma: positions in sigma are those of the junk. Look at the lowest texts first."
             )
         if self.tested:

@@ -286,7 +286,7 @@ def length_matched(
     size_P = np.diff(start_P)
     z_C = z(score_C, np.repeat(spread.mean_P, size_P), np.repeat(spread.sd_P, size_P))
     safe_P = np.maximum(chosen_P, 0)
-    eligible_C = (z_C >= low) & (z_C <= high) & (score_C < np.repeat(score_C[safe_P], size_P))
+    eligible_C = (z_C >= low - TIE) & (z_C <= high + TIE) & (score_C < np.repeat(score_C[safe_P], size_P))
     eligible_C &= np.repeat(chosen_P >= 0, size_P)
     return first_lowest(np.abs(length_C - np.repeat(length_C[safe_P], size_P)), start_P, eligible_C)
 

@@ -52,7 +52,7 @@ _JSON: dict[str, Any] = {
     "prompt": str | list[dict[str, str]] | None,
     "responses": list[str | None],
     "scores": list[float | None],
-    "score": float | None,
+    "score": float | bool | None,
     "n_tokens": int | None,
     "scale_min": float | None,
     "scale_max": float | None,
@@ -172,7 +172,7 @@ def _no_repeats(part: pl.DataFrame, key: str, path: Path) -> None:
 
 def _check_types(types: Mapping[str, pl.DataType], columns: Mapping[str, str], path: Path) -> None:
     wanted: dict[str, tuple[str, Any]] = {
-        "score": ("numbers", lambda t: t.is_numeric() or t == pl.Null),
+        "score": ("numbers", lambda t: t.is_numeric() or t in (pl.Boolean, pl.Null)),
         "scores": (
             "lists of numbers",
             lambda t: isinstance(t, pl.List) and (t.inner.is_numeric() or t.inner == pl.Null),
@@ -251,6 +251,8 @@ def _columns(rows: list[Any], columns: Mapping[str, str]) -> pl.DataFrame:
         values = [getattr(row, field_name(name)) for row in rows]
         if name == "prompt":
             values = [as_messages(v, where="prompt") if isinstance(v, str) else v for v in values]
+        elif name == "score":
+            values = [None if v is None else float(v) for v in values]
         elif name in ("prompt_id", "response_id"):
             values = [None if v is None else str(v) for v in values]
         data[name] = pl.Series(name, values, dtype=types.get(name, pl.String))
@@ -270,7 +272,7 @@ def canonical(rows: pl.DataFrame, *, first_row: int | None, where: str) -> pl.Da
             )
         rows = rows.with_columns(response_id=pl.int_ranges(0, pl.col("responses").list.len()))
         rows = rows.explode("responses", "scores", "response_id").rename({"responses": "response", "scores": "score"})
-        rows = rows.filter(pl.col("response_id").is_not_null())
+        rows = rows.with_columns(pl.col("response_id").fill_null(0))  # an empty list: a prompt without a response
     rows = _with_prompts(rows, where=where + at)
     if "response_id" not in rows.columns:
         rows = rows.with_columns(response_id=pl.int_range(pl.len()).over("prompt_id"))

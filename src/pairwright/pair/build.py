@@ -20,6 +20,7 @@ from pairwright.pair.rules import GRID, SEEDED, Rule, Scene, apply, parse_rule, 
 from pairwright.tables import DROPPED, drops
 
 LANDMARKS = {name: parse_rule(name) for name in ("max", "min", "mu-2sigma")}
+CUT = ("length", "max_tokens")  # finish reasons of a text that was cut off
 SKIPS = ("too_few", "zero_variance", "no_such_position", "coincide", "no_contrast")
 
 
@@ -123,8 +124,7 @@ def _prepare(candidates: pl.DataFrame, settings: Pairing) -> "tuple[_Table, pl.D
     text_R = kept["response"].hash().to_numpy() if "response" in kept.columns else None
     cands = positions.distinct(kept["score"].to_numpy(), start_R, text_R)
     spread = positions.moments(cands, ddof=settings.ddof)
-    draw_R = _draws(kept, start_R, settings)
-    draw_C = None if draw_R is None else draw_R[cands.row_C]
+    draw_R, draw_C = _draws(kept, start_R, cands.candidate_R, settings)
     scene = Scene(cands, spread, start_R, draw_R, draw_C, _lengths(kept, cands), None)
     return _Table(kept, prompt_ids, full_P, scene), aside
 
@@ -177,6 +177,7 @@ def pick_pairs(scene: Scene, above: Rule, below: Rule, settings: Pairing) -> Pic
     score = np.append(cands.score_C, np.nan)  # index -1: no pick
     with np.errstate(over="ignore"):
         gap_P = score[chosen_P] - score[rejected_P]
+    rounding_P = positions.ROUNDING * np.maximum(np.abs(score[chosen_P]), np.abs(score[rejected_P]))
     missing_P = (
         (chosen_P < 0) | (rejected_P < 0) | _no_position(scene, above, settings) | _no_position(scene, below, settings)
     )
@@ -185,7 +186,7 @@ def pick_pairs(scene: Scene, above: Rule, below: Rule, settings: Pairing) -> Pic
         positions.zero_variance(spread),
         missing_P,
         chosen_P == rejected_P,
-        ~(gap_P > settings.min_gap),
+        ~(gap_P > settings.min_gap + rounding_P),
     )
     outcome_P = np.select(tests, np.arange(1, len(tests) + 1), 0)
     return Picks(chosen_P, rejected_P, outcome_P)
@@ -196,7 +197,7 @@ def _no_position(scene: Scene, rule: Rule, settings: Pairing) -> Bools:
     if rule.kind not in ("sigma", "mad"):
         return np.zeros(len(scene.spread.n_P), bool)
     forced = positions.n_same(rule.args[0], ddof=settings.ddof) if rule.kind == "sigma" else 2
-    return positions.two_valued(scene.candidates) & (scene.spread.n_P > forced)
+    return scene.whole.two_valued_P & (scene.spread.n_P > forced)
 
 
 def _set_aside(candidates: pl.DataFrame, settings: Pairing) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -219,12 +220,22 @@ def _set_aside(candidates: pl.DataFrame, settings: Pairing) -> tuple[pl.DataFram
         outside = pl.any_horizontal(*[score < bound for bound in low], *[score > bound for bound in high])
         tests.append((outside.fill_null(False), pl.lit("outside_scale")))
     if settings.unfinished == "drop" and "finish_reason" in candidates.columns:
-        tests.append((pl.col("finish_reason") == "length", pl.lit("unfinished")))
+        tests.append((pl.col("finish_reason").is_in(CUT), pl.lit("unfinished")))
     bad = candidates.select(pl.any_horizontal(test for test, _ in tests).fill_null(False)).to_series()
     if not bad.any():
         return candidates, pl.DataFrame(schema=DROPPED.schema)
     reason = pl.coalesce(pl.when(test).then(name) for test, name in tests)
     return candidates.filter(~bad), drops("pair", candidates.filter(bad), reason)
+
+
+def takes_part(candidates: pl.DataFrame, settings: Pairing) -> pl.Series:
+    """Rows with a text that may be picked, whatever their score: what several raters are compared on."""
+    tests = [pl.lit(False)]
+    if "response" in candidates.columns:
+        tests.append(pl.col("response").is_null() | (pl.col("response").str.strip_chars() == ""))
+    if settings.unfinished == "drop" and "finish_reason" in candidates.columns:
+        tests.append(pl.col("finish_reason").is_in(CUT).fill_null(False))
+    return candidates.with_columns(_out=pl.any_horizontal(tests)).select(~pl.col("_out")).to_series()
 
 
 def _number_prompts(candidates: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
@@ -238,20 +249,29 @@ def _number_prompts(candidates: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
     return candidates.with_columns(_prompt=first.cum_sum() - 1), prompt_ids
 
 
-def _draws(kept: pl.DataFrame, start_R: Ints, settings: Pairing) -> Keys | None:
+def _draws(
+    kept: pl.DataFrame, start_R: Ints, candidate_R: Ints, settings: Pairing
+) -> tuple[Keys, Keys] | tuple[None, None]:
+    """Seeded numbers per row and per text, where a rule wants them."""
     rules = parse_sides(settings.chosen, settings.rejected)
     if not any(rule.kind in SEEDED for rule in rules):
-        return None
-    prompt_P = keys(kept["prompt_id"].gather(start_R[:-1]))
-    return segments.draw(settings.seed, prompt_P, keys(kept["response_id"]), start_R)
+        return None, None
+    prompt_P, response_R = keys(kept["prompt_id"].gather(start_R[:-1])), keys(kept["response_id"])
+    draw_R = segments.draw(settings.seed, prompt_P, response_R, start_R)
+    return draw_R, _draw_of_text(draw_R, response_R, candidate_R)
 
 
 def keys(ids: pl.Series) -> Keys:
-    """A 64-bit number per id that is the same on every machine and in every version."""
-    if ids.dtype.is_integer():
-        return segments.mix(ids.to_numpy().astype(np.uint64))
+    """A 64-bit number per id, the same on every machine and for 7 and "7"."""
     coded = [text.encode() + b"\xff" * text.endswith("\0") for text in ids.cast(pl.String)]  # numpy strips final NULs
     return segments.text_keys(np.array(coded, np.bytes_))
+
+
+def _draw_of_text(draw_R: Keys, key_R: Keys, candidate_R: Ints) -> Keys:
+    """The draw of each text: that of its copy with the smallest key, so that the order of rows does not matter."""
+    order = np.lexsort((key_R, candidate_R))
+    first = np.flatnonzero(np.diff(candidate_R[order], prepend=-1))
+    return draw_R[order[first]]
 
 
 def _lengths(kept: pl.DataFrame, cands: positions.Candidates) -> Floats | None:
@@ -279,7 +299,7 @@ class _Table(NamedTuple):
         mean, sd = self.scene.spread.mean_P[paired], self.scene.spread.sd_P[paired]
         with np.errstate(over="ignore"):
             margin = score_C[above] - score_C[below]
-        lowest_P = segments.lowest(score_C, self.scene.candidates.start_P)
+        lowest_P = self.scene.whole.lowest_P
         return pl.DataFrame(
             {
                 "prompt_id": self.prompt_ids.filter(pl.Series(self.full_P)).gather(paired),

@@ -44,6 +44,13 @@ class Rule:
                 return np.nan
 
 
+class Whole(NamedTuple):
+    """Facts of the whole prompt, which stay when some of its candidates are used up."""
+
+    lowest_P: Floats
+    two_valued_P: Bools  # exactly two distinct scores
+
+
 class Scene(NamedTuple):
     """All that a rule may look at."""
 
@@ -54,6 +61,14 @@ class Scene(NamedTuple):
     draw_C: Keys | None  # the same of the first row of each candidate
     length_C: Floats | None  # characters, for length_matched
     other_P: Ints | None  # what the other side picked, for the rules in RELATIVE
+    given: Whole | None = None  # of the whole prompt, where these are no longer all of its candidates
+
+    @property
+    def whole(self) -> Whole:
+        if self.given is not None:
+            return self.given
+        lowest_P = segments.lowest(self.candidates.score_C, self.candidates.start_P)
+        return Whole(lowest_P, positions.two_valued(self.candidates))
 
 
 def without(scene: Scene, used_C: Bools, open_P: Bools) -> tuple[Scene, Bools]:
@@ -84,6 +99,7 @@ def without(scene: Scene, used_C: Bools, open_P: Bools) -> tuple[Scene, Bools]:
         None if scene.draw_C is None else scene.draw_C[keep_C],
         None if scene.length_C is None else scene.length_C[keep_C],
         None,
+        Whole(scene.whole.lowest_P[alive_P], scene.whole.two_valued_P[alive_P]),
     ), alive_P
 
 
@@ -132,9 +148,9 @@ RELATIVE = frozenset({"random", "threshold", "length_matched"})  # look at what 
 CHOSEN_ONLY_NEVER = frozenset({"threshold", "length_matched"})  # only the rejected side is found relative to the chosen
 GRID = ("min", "mu-2sigma", "mu-1sigma", "mu", "mu+1sigma", "mu+2sigma", "max")  # low to high
 
-_NUMBER = r"[+-]?\d+(?:\.\d+)?"
-_SIGMA = re.compile(r"mu(?:(?P<k>[+-]\d+(?:\.\d+)?)\*?s(?:igma)?)?")
-_MAD = re.compile(r"median(?:(?P<k>[+-]\d+(?:\.\d+)?)\*?mad)?")
+_NUMBER = r"[+-]?(?:\d+(?:\.\d+)?|\.\d+)"
+_SIGMA = re.compile(r"mu(?:(?P<k>[+-](?:\d+(?:\.\d+)?|\.\d+))\*?s(?:igma)?)?")
+_MAD = re.compile(r"median(?:(?P<k>[+-](?:\d+(?:\.\d+)?|\.\d+))\*?mad)?")
 _CALL = re.compile(rf"(?P<kind>[a-z_]+)\((?P<args>{_NUMBER}(?:,{_NUMBER})*)\)")
 _MOST = 1e9  # n_same(k) and row numbers stay within 64 bits
 _ARGS = {"min_of": 1, "max_of": 1, "quantile": 1, "rank": 1, "threshold": 1, "length_matched": 2}
@@ -148,7 +164,7 @@ def parse_rule(text: str) -> Rule:
     for pattern, kind, centre, unit in ((_SIGMA, "sigma", "mu", "sigma"), (_MAD, "mad", "median", "mad")):
         if found := pattern.fullmatch(name):
             k = float(found["k"] or 0)
-            return _sane(Rule(f"{centre}{k:+.12g}{unit}" if k else centre, kind, (k,)))
+            return _sane(Rule(f"{centre}{_plain(k)}{unit}" if k else centre, kind, (k,)))
     if (found := _CALL.fullmatch(name)) and found["kind"] in _ARGS:
         rule = Rule(name, found["kind"], tuple(float(number) for number in found["args"].split(",")))
         if len(rule.args) == _ARGS[rule.kind]:
@@ -157,6 +173,11 @@ def parse_rule(text: str) -> Rule:
         f"unknown rule {text!r}; rules: max, min, second, random, mu, mu-2sigma (any k), median-2mad (any k), "
         "quantile(0.05), rank(3), rank(-2), min_of(5), max_of(5), threshold(0.5), length_matched(-3,-1)"
     )
+
+
+def _plain(k: float) -> str:
+    """+1.5, -2, +1000000: a signed number without an exponent."""
+    return f"{k:+.12f}".rstrip("0").rstrip(".")
 
 
 def _sane(rule: Rule) -> Rule:
