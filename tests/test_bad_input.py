@@ -229,6 +229,70 @@ def test_an_output_is_not_written_over_without_force(pairwright: Call, tmp_path:
     assert path.read_bytes() == before
 
 
+def test_another_ones_files_are_not_written_over(pairwright: Call, tmp_path: Path) -> None:
+    path = lines(tmp_path / "x.jsonl", GOOD, {**GOOD, "response": "b", "score": 2})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "README.md").write_text("mine")
+    refused(pair(pairwright, path), "README.md", "--force")
+    assert (tmp_path / "out" / "README.md").read_text() == "mine"
+
+
+def test_the_input_is_never_written_over(pairwright: Call, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.parquet"
+    pl.DataFrame([GOOD, {**GOOD, "response": "b", "score": 2.0}]).write_parquet(path)
+    before = path.read_bytes()
+    refused(pairwright("pair", path, "--out", tmp_path, "--rejected", "min", "--force"), "the input itself")
+    assert path.read_bytes() == before
+
+
+def test_a_late_column_of_a_jsonl_file_is_read(pairwright: Call, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Q{i}", "response": f"r{k}", "score": k} for i in range(600) for k in (1, 2)]
+    late = [{"prompt": "z", "response": f"r{k}", "score": k, "scale_min": 0} for k in (-1, 1, 2)]
+    done = pair(pairwright, lines(tmp_path / "x.jsonl", *rows, *late), "--json")
+    assert ledger(done) == {"pairs": 601, "outside_scale": 1}
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.parquet"])
+def test_a_prompt_without_a_response_stays_in_the_ledger(pairwright: Call, tmp_path: Path, name: str) -> None:
+    rows = [
+        {"prompt": "a", "responses": ["r", "s"], "rewards": [1.0, 2.0]},
+        {"prompt": "b", "responses": [], "rewards": []},
+    ]
+    path = lines(tmp_path / name, *rows)
+    if name.endswith("parquet"):
+        pl.DataFrame(
+            rows, schema_overrides={"responses": pl.List(pl.String), "rewards": pl.List(pl.Float64)}
+        ).write_parquet(path)
+    told = ledger(pair(pairwright, path, "--json"))
+    assert (told["pairs"], told["too_few"]) == (1, 1)
+
+
+def test_a_missing_bound_is_no_bound(pairwright: Call, tmp_path: Path) -> None:
+    rows = [{**GOOD, "response": f"r{k}", "score": float(k), "scale_min": float("nan")} for k in range(3)]
+    pl.DataFrame(rows).write_parquet(tmp_path / "x.parquet")
+    assert ledger(pair(pairwright, tmp_path / "x.parquet", "--json")) == {"pairs": 1}
+
+
+def test_half_a_character_is_refused_with_its_line(pairwright: Call, tmp_path: Path) -> None:
+    path = lines(tmp_path / "x.jsonl", GOOD, {**GOOD, "response": "\ud800"})
+    refused(pair(pairwright, path), "line 2", "surrogate")
+
+
+def test_bad_checks_are_found_before_anything_is_sampled(
+    pairwright: Call, recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = recipe()
+    lines(tmp_path / "prompts.jsonl", {"prompt": "Q", "checks": [{"check": "wrods"}]})
+    refused(pairwright("run", path, "--out", tmp_path / "run"), "prompts.jsonl", "wrods", "words")
+    assert not list((tmp_path / "run").rglob("responses-*"))
+
+
+def test_a_column_name_is_taken_as_it_is(pairwright: Call, tmp_path: Path) -> None:
+    frame = pl.DataFrame([{"prompt": "Q", "response": f"r{k}", "^.*$": float(k)} for k in range(3)])
+    frame.write_parquet(tmp_path / "x.parquet")
+    assert ledger(pair(pairwright, tmp_path / "x.parquet", "--column", "score=^.*$", "--json")) == {"pairs": 1}
+
+
 @contextmanager
 def as_nobody() -> Iterator[None]:
     """Root may write anywhere; so another user for the time of a test."""

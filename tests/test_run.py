@@ -10,8 +10,9 @@ import pytest
 
 from pairwright import pipeline, wiring
 from pairwright.backends.fake import FakeSampler
+from pairwright.errors import StoreError
 from pairwright.protocols import Ask, Decoding, Drawn
-from pairwright.store import Journal, Stage
+from pairwright.store import Journal, Stage, locked
 from pairwright.tables import RESPONSES
 
 Recipe = Callable[..., Path]
@@ -223,6 +224,63 @@ def test_a_stopped_run_with_more_samples_keeps_what_was_drawn(recipe: Recipe, tm
     run(path, tmp_path / "run", sample__n=8)
     assert Counting.drawn == 96
     assert responses(tmp_path / "run").height == 96
+
+
+class Fickle(Counting):
+    """A sampler whose redraw gives other texts, as a real engine's may."""
+
+    def __call__(self, asks: Sequence[Ask], decoding: Decoding, /) -> Iterator[Drawn]:
+        yield from super().__call__([ask._replace(seed=ask.seed + Counting.drawn) for ask in asks], decoding)
+
+
+def test_no_score_outlives_the_text_it_was_given_to(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(wiring.SAMPLERS, "fake", lambda _: Fickle())
+    path, folder = recipe(), tmp_path / "run"
+    run(path, folder)
+    (folder / "stages/sample/responses-00001-of-00003.parquet").unlink()
+    dry = pipeline.plan(folder, wiring.steps(wiring.read_recipe(path), folder))
+    assert {step.name: why for step, _, _, why in dry}["pair"] == "sample and score will be made again"
+    assert {each.stage: each.made for each in run(path, folder)} == {
+        "prompts": 0, "sample": 1, "score": 1, "pair": 1, "export": 1
+    }  # fmt: skip
+    for row in pl.read_parquet(folder / "candidates.parquet").iter_rows(named=True):
+        assert json.loads(row["scores"])["length"] == len(row["response"])
+
+
+def test_shards_that_nothing_vouches_for_are_not_believed(recipe: Recipe, tmp_path: Path) -> None:
+    path, folder = recipe(), tmp_path / "run"
+    run(path, folder)
+    before = responses(folder)
+    (folder / "stages/sample/stage.json").unlink()
+    run(path, folder, sample__seed=4)
+    assert not responses(folder).equals(before)
+    assert set(responses(folder)["seed"]).isdisjoint(set(before["seed"]))
+
+
+def test_going_back_writes_the_outputs_again(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, folder = recipe(n=30), tmp_path / "run"
+    run(path, folder, pair__rejected="mu")
+    first = pl.read_parquet(folder / "pairs.parquet")
+    run(path, folder, pair__rejected="min")
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wiring, "export_run", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run(path, folder, pair__rejected="mu")
+    run(path, folder, pair__rejected="mu")
+    assert pl.read_parquet(folder / "pairs.parquet").equals(first)
+    assert json.loads((folder / "manifest.json").read_text())["settings"]["pair"]["rejected"] == "mu"
+
+
+def test_two_runs_in_one_folder_are_refused(recipe: Recipe, tmp_path: Path) -> None:
+    with locked(tmp_path / "run"), pytest.raises(StoreError, match="another run works in"):
+        run(recipe(), tmp_path / "run")
+    run(recipe(), tmp_path / "run")
 
 
 def test_a_dry_run_says_what_would_run_and_why_and_writes_nothing(

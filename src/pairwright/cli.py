@@ -141,9 +141,7 @@ def pair(  # noqa: PLR0913  (options of a command)
     settings = from_table(Pairing, {"chosen": chosen, "rejected": rejected or "min", **_changes(change)}, where="pair")
     reward = _reward(rater, combine)
     columns = {key: str(value) for key, value in _changes(column, parse=False).items()}
-    written = out / ("grid.json" if grid else "pairs.parquet")
-    if written.exists() and not force:
-        raise ConfigError(f"{written} is there already; choose another --out or pass --force")
+    _free(out, ["grid.json"] if grid else _WRITTEN, file, force=force)
     lost: list[dict[str, Any]] = []
     if layout:
         from pairwright.io.layouts import candidate_frames
@@ -211,6 +209,20 @@ def _value(text: str) -> Any:
         return text
 
 
+_WRITTEN = ["pairs.parquet", "dropped.parquet", "ledger.json", "report.html", "manifest.json", "README.md"]
+
+
+def _free(folder: Path, names: list[str], file: Path, *, force: bool) -> None:
+    """Refuses to write over anything that an earlier, unfinished try of ours did not leave, and over the input always."""
+    from pairwright.export import UNFINISHED
+
+    there = [folder / name for name in names if (folder / name).exists()]
+    if any(file.exists() and path.samefile(file) for path in there):
+        raise ConfigError(f"{file} is the input itself; choose another --out")
+    if there and not force and not (folder / UNFINISHED).exists():
+        raise ConfigError(f"{there[0]} is there already; choose another --out or pass --force")
+
+
 _TEXTS = ("prompt_end", "score", "judge")  # options that are taken as they are typed
 
 
@@ -235,7 +247,7 @@ def _print_grid(lines: list[dict[str, Any]], folder: Path, as_json: bool) -> Non
     from rich.table import Table
 
     if as_json:
-        _say(json.dumps(lines))
+        _say(json.dumps({"grid": lines}))
         return
     table = Table("chosen", "rejected", "pairs", "skipped", "margin", "z chosen", "z rejected", "is lowest", box=None)
     for line in lines:

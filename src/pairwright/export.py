@@ -16,7 +16,7 @@ from pairwright import __version__
 from pairwright.audit.run import Tally, pairing_facts, prompt_facts, rater_facts
 from pairwright.core.stats import Spread
 from pairwright.engine import ahead
-from pairwright.errors import ConfigError
+from pairwright.errors import ConfigError, DataError
 from pairwright.io.trl import ROWS, Parts, card, trl_rows, write_jsonl
 from pairwright.pair.build import Built, Cell, Pairing, build_pairs, grid, takes_part
 from pairwright.pair.rules import parse_rule
@@ -26,6 +26,7 @@ from pairwright.store import Stage, write_json, write_text
 from pairwright.tables import DROPPED, MESSAGES, frame
 
 Frames = Mapping[str, pl.DataFrame]
+UNFINISHED = ".unfinished"  # stands in a folder while its files are written, and after a failed try
 CANDIDATES = {
     "prompt_id": pl.String(),
     "response_id": pl.String(),
@@ -305,6 +306,7 @@ def export_file(
         rows = with_reward(batch, reward, takes_part=takes_part(batch, pairing)) if reward else batch
         return rows, build_pairs(rows, pairing)
 
+    write_text(folder / UNFINISHED, "the files beside this one are not whole yet\n")
     for rows, built in ahead(build, batches):
         out.add(rows, built, texts={"prompt", "response"} <= set(rows.columns))
         if out.candidates is not None:
@@ -318,4 +320,10 @@ def export_file(
         told_of = [(each.get("id"), each["reason"], f"row {each['row']}: {each['detail']}") for each in lost]
         named = [{"stage": "read", "prompt_id": i, "reason": reason, "detail": why} for i, reason, why in told_of]
         out.dropped.add(frame(DROPPED, named))
-    return out.close(entries, told)
+    if lost and not out.tally.prompts:
+        raise DataError(
+            f"no row could be read: {', '.join(f'{why} {n}' for why, n in reasons.items())}; is the layout right?"
+        )
+    ledger = out.close(entries, told)
+    (folder / UNFINISHED).unlink()
+    return ledger

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from pairwright.store import Stage, digest
+from pairwright.store import Stage, digest, locked
 from pairwright.tables import Table
 
 Frames = Mapping[str, pl.DataFrame]
@@ -33,6 +33,7 @@ class Step:
     reads: tuple[str, ...] = ()  # earlier stages
     files: tuple[Path, ...] = ()  # what it writes beside its shards
     facts: Mapping[str, object] = field(default_factory=dict)  # hashes of input files and of weights
+    redraws: bool = False  # making a shard again may give another result
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,18 @@ def describe(step: Step, known: Mapping[str, str]) -> dict[str, object]:
 def plan(folder: Path, steps: Sequence[Step]) -> list[tuple[Step, Stage, dict[str, object], str]]:
     """Every stage with its folder, its description, and why it would run ("" when it would not)."""
     known: dict[str, str] = {}
+    would: set[str] = set()
     planned = []
     for step in steps:
         stage = Stage(folder, step.name, step.shards, step.tables)
         told = describe(step, known)
         known[step.name] = digest({"stage": step.name, **told})
-        planned.append(
-            (step, stage, {"fingerprint": known[step.name], **told}, _why(step, stage, told, known[step.name]))
-        )
+        why = _why(step, stage, told, known[step.name])
+        again = [name for name in step.reads if name in would]
+        if again or (why and step.redraws):
+            would.add(step.name)
+        why = why or (f"{' and '.join(again)} will be made again" if again else "")
+        planned.append((step, stage, {"fingerprint": known[step.name], **told}, why))
     return planned
 
 
@@ -111,22 +116,48 @@ def _in_words(name: str, old: object, new: object) -> str:
 
 
 def run(folder: Path, steps: Sequence[Step], *, tell: Callable[[str], None] = lambda _: None) -> list[Outcome]:
-    """Runs what must run; the rest is left as it is. An interrupted stage goes on with its unfinished shards."""
-    outcomes = []
-    for step, stage, told, _ in plan(folder, steps):
-        why = _why(step, stage, {k: v for k, v in told.items() if k != "fingerprint"}, str(told["fingerprint"]))
-        if not why:
-            outcomes.append(Outcome(step.name, 0, step.shards, "unchanged", 0.0))
-            continue
-        tell(f"{step.name}: {why}")
-        stage.open(str(told["fingerprint"]), {k: v for k, v in told.items() if k != "fingerprint"})
-        todo = [shard for shard in range(step.shards) if not stage.finished(shard)]
-        todo = todo or ([0] if any(not path.exists() for path in step.files) else [])
-        begun = time.monotonic()
-        for shard, frames in step.work(todo):
-            stage.write(shard, frames)
-        seconds = time.monotonic() - begun
-        earlier = stage.record.get("seconds", 0.0)
-        stage.note(seconds=round(seconds + (earlier if isinstance(earlier, float) else 0.0), 3))
-        outcomes.append(Outcome(step.name, len(todo), step.shards - len(todo), why, seconds))
-    return outcomes
+    """Runs what must run; the rest is left as it is. An interrupted stage goes on with its unfinished shards.
+
+    Before a shard of draws is made again, what was made of it is discarded: no score outlives the text it was given to.
+    """
+    with locked(folder):
+        return [_run_step(planned, steps, folder, tell) for planned in plan(folder, steps)]
+
+
+def _run_step(
+    planned: tuple[Step, Stage, dict[str, object], str],
+    steps: Sequence[Step],
+    folder: Path,
+    tell: Callable[[str], None],
+) -> Outcome:
+    step, stage, told, _ = planned
+    fingerprint = str(told.pop("fingerprint"))
+    why = _why(step, stage, told, fingerprint)
+    if not why:
+        return Outcome(step.name, 0, step.shards, "unchanged", 0.0)
+    tell(f"{step.name}: {why}")
+    opened = stage.open(fingerprint, told)
+    if step.files and (opened or any(not path.exists() for path in step.files)):
+        stage.discard(range(step.shards))  # its files are not in the shards: they are written anew
+    todo = [shard for shard in range(step.shards) if not stage.finished(shard)]
+    for reader in _readers(step.name, steps) if step.redraws else []:
+        same = reader.shards == step.shards
+        Stage(folder, reader.name, reader.shards, reader.tables).discard(todo if same else range(reader.shards))
+    begun = time.monotonic()
+    for shard, frames in step.work(todo):
+        stage.write(shard, frames)
+    seconds = time.monotonic() - begun
+    earlier = stage.record.get("seconds", 0.0)
+    stage.note(seconds=round(seconds + (earlier if isinstance(earlier, float) else 0.0), 3))
+    return Outcome(step.name, len(todo), step.shards - len(todo), why, seconds)
+
+
+def _readers(name: str, steps: Sequence[Step]) -> list[Step]:
+    """The steps that read this one, or read what reads it."""
+    found: list[Step] = []
+    names = {name}
+    for step in steps:
+        if names & set(step.reads):
+            found.append(step)
+            names.add(step.name)
+    return found

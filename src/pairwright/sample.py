@@ -33,8 +33,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         wrong = {
-            "n": self.n < 1,
-            "temperature": not self.temperature >= 0,
+            "n": not 1 <= self.n <= 100_000,
+            "temperature": not 0 <= self.temperature < float("inf"),
             "top_p": not 0 < self.top_p <= 1,
             "top_k": self.top_k < 0,
             "max_tokens": self.max_tokens < 1,

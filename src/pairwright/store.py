@@ -12,6 +12,7 @@ Nothing is ever visible under its final name before it is whole: temporary file,
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -44,6 +45,23 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps a second run out of a folder; the lock goes with the process that holds it."""
+    path = folder / "stages" / ".lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+    except OSError as error:
+        raise StoreError(f"cannot write {folder}: {_why(error)}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StoreError(f"another run works in {folder}; wait for it, or choose another --out") from error
+        yield
 
 
 def _sync_folder(folder: Path) -> None:
@@ -142,16 +160,19 @@ class Stage:
         """All tables of the shard are there."""
         return all(self.path(table, shard).exists() for table in self.tables)
 
-    def open(self, fingerprint: str, note: Mapping[str, object]) -> None:
-        """Makes the folder that of `fingerprint`: another one's shards step aside, an earlier one's come back."""
+    def open(self, fingerprint: str, note: Mapping[str, object]) -> bool:
+        """Makes the folder that of `fingerprint`: another one's shards step aside, an earlier one's come back.
+
+        True when the folder was not that already. Shards that no stage.json vouches for step aside too.
+        """
         held = self.record.get("fingerprint")
         if held == fingerprint:
-            return
+            return False
         aside = self.folder.parent / ".previous"
         try:
-            if held is not None:
+            if self.folder.exists():
                 aside.mkdir(parents=True, exist_ok=True)
-                place = aside / f"{self.name}-{held}"
+                place = aside / f"{self.name}-{held or 'unknown'}"
                 shutil.rmtree(place, ignore_errors=True)
                 self.folder.rename(place)
             if (back := aside / f"{self.name}-{fingerprint}").exists():
@@ -159,6 +180,13 @@ class Stage:
         except OSError as error:
             raise StoreError(f"cannot make room in {self.folder.parent}: {_why(error)}") from error
         write_json(self.folder / "stage.json", {"fingerprint": fingerprint, **note})
+        return True
+
+    def discard(self, shards: Iterable[int]) -> None:
+        """Makes these shards unfinished."""
+        for shard in shards:
+            for table in self.tables:
+                self.path(table, shard).unlink(missing_ok=True)
 
     def note(self, **facts: object) -> None:
         write_json(self.folder / "stage.json", {**self.record, **facts})

@@ -5,6 +5,7 @@ recipe's own folder.
 """
 
 import contextlib
+import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,7 @@ from pairwright.protocols import Sampler
 from pairwright.sample import Sampling, draw, missing_calls, to_tables
 from pairwright.score.combine import Reward, joined, with_reward
 from pairwright.score.raters import Rater, rate
+from pairwright.score.rules import parse_checks
 from pairwright.settings import from_table, read_yaml
 from pairwright.store import Journal, Stage, file_hash, shard_of
 from pairwright.tables import PAIRS, PROMPT_STATS, PROMPTS, RESPONSES, SCORES
@@ -79,6 +81,8 @@ def read_recipe(path: Path, changes: Mapping[str, object] | None = None) -> Reci
     table = read_yaml(path)
     for dotted, value in (changes or {}).items():
         section, _, key = dotted.partition(".")
+        if key and not isinstance(table.get(section), dict | None):
+            raise ConfigError(f"--set {dotted}: {section} is not a table of keys in {path}")
         if key:
             table[section] = {**(table.get(section) or {}), key: value}  # type: ignore[dict-item]
         else:
@@ -89,6 +93,8 @@ def read_recipe(path: Path, changes: Mapping[str, object] | None = None) -> Reci
         raise ConfigError(f"[{path}] lacks: {', '.join(missing)}; known: {', '.join(_KEYS)}")
     raters = table["score"] if isinstance(table["score"], list) else [table["score"]]
     score = [from_table(Rater, entry, where=f"score {i}") for i, entry in enumerate(raters)]
+    if len({entry.rater for entry in score}) < len(score):
+        raise ConfigError(f"[{path}] a rater stands twice under score: {', '.join(entry.rater for entry in score)}")
     pairing = dict(table["pair"]) if isinstance(table["pair"], dict) else table["pair"]
     reward = _reward(pairing.pop("reward", None) if isinstance(pairing, dict) else None, score)
     sample = from_table(Sampling, table["sample"], where="sample")
@@ -176,6 +182,9 @@ def steps(recipe: Recipe, folder: Path, watch: Watch = Watch()) -> list[Step]:
 
     def split_prompts(todo: list[int]) -> Iterator[tuple[int, Frames]]:
         split = read_prompts(recipe.prompts)
+        if any(entry.rater == "rules" for entry in recipe.score):
+            for name, checks in split.kept.select("prompt_id", "checks").drop_nulls().iter_rows():
+                parse_checks(json.loads(checks), where=f"{recipe.prompts.name}, prompt {name}")
         shard = split.kept["prompt_id"].map_elements(lambda each: shard_of(each, shards), return_dtype=pl.Int64)
         for each in todo:
             lost = split.dropped if each == 0 else split.dropped.clear()
@@ -209,7 +218,7 @@ def steps(recipe: Recipe, folder: Path, watch: Watch = Watch()) -> list[Step]:
         Step("prompts", (PROMPTS,), shards, split_prompts, code=("pairwright.io.prompts",), facts=inputs),
         Step(
             "sample", (RESPONSES,), shards, sample_shards, sampling,
-            ("pairwright.sample", f"pairwright.backends.{recipe.sample.backend}"), ("prompts",), facts=facts,
+            ("pairwright.sample", f"pairwright.backends.{recipe.sample.backend}"), ("prompts",), facts=facts, redraws=True,
         ),
         Step(
             "score", (SCORES,), shards, mapped(score_shard),
@@ -239,7 +248,7 @@ def _sample(
         sampled.note(half_written_lines=torn)
     rows: dict[int, dict[tuple[str, int], dict[str, object]]] = {shard: {} for shard in todo}
     for row in [*_earlier(sampled, recipe), *recorded]:
-        if row["prompt_id"] in wanted and int(str(row["sample"])) < recipe.sample.n:
+        if row.keys() >= _DRAWN and row["prompt_id"] in wanted and int(str(row["sample"])) < recipe.sample.n:
             rows[wanted[str(row["prompt_id"])]][str(row["prompt_id"]), int(str(row["sample"]))] = row
     have: dict[str, set[int]] = {}
     for name, sample in (key for of_shard in rows.values() for key in of_shard):
@@ -261,6 +270,9 @@ def _sample(
                     yield shard, _tables(rows.pop(shard))
         watch.end()
     journal.delete()
+
+
+_DRAWN = {*RESPONSES.columns, "lost"}  # what a line of the journal must hold
 
 
 def _tables(rows: Mapping[tuple[str, int], dict[str, object]]) -> Frames:

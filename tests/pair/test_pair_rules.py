@@ -88,7 +88,7 @@ class TestNames:
         [
             "", "maxi", "max(1)", "max,min", "mean", "mu2sigma", "mu-sigma", "mu--2sigma", "mu-2", "mu-2e1sigma", "-2sigma",
             "mu-infsigma", "median-2sigma", "min_of", "min_of()", "min_of(5,6)", "min_of(a)", "min_of(5", "rank(nan)",
-            "length_matched(-3)", "length_matched(-3,-1,0)", "top(3)", "quantile(.05)",
+            "length_matched(-3)", "length_matched(-3,-1,0)", "top(3)", "quantile(.)",
         ],
     )  # fmt: skip
     def test_an_unknown_form_shows_all_the_known_ones(self, text):

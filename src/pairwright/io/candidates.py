@@ -7,12 +7,12 @@ Columns go by the names that are in use (`NAMES`); other names are given as {"sc
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from pairwright.core import segments
 from pairwright.errors import ConfigError, DataError, StoreError
@@ -60,7 +60,6 @@ _JSON: dict[str, Any] = {
     "response_id": str | int | None,
     **dict.fromkeys(("response", "source", "finish_reason"), str | None),
 }
-KEYS_FROM = 1000  # lines of a JSONL file whose keys are looked at
 BATCH_ROWS = 50_000
 BATCH_NUMBERS = 500_000  # rows without texts
 BATCH_PROMPTS = 10_000
@@ -123,7 +122,7 @@ def _parquet_batches(path: Path, renamed: Mapping[str, str], raters: Sequence[st
         schema = scan.collect_schema()
         columns = find_columns(list(schema), renamed, raters, where=str(path))
         _check_types({name: schema[column] for name, column in columns.items()}, columns, path)
-        scan = scan.select(pl.col(column).alias(name) for name, column in columns.items())
+        scan = scan.select(cs.by_name(column).as_expr().alias(name) for name, column in columns.items())
         nested = "responses" in columns
         key = "prompt_id" if "prompt_id" in columns else "prompt"
         key_R = scan.select(pl.col(key).hash()).collect(engine="streaming").to_series().to_numpy()
@@ -183,6 +182,7 @@ def _check_types(types: Mapping[str, pl.DataType], columns: Mapping[str, str], p
         "response_id": ("text or whole numbers", lambda t: t == pl.String or t.is_integer()),
         **dict.fromkeys(("response", "source", "finish_reason"), ("text", lambda t: t in (pl.String, pl.Null))),
     }
+    wanted |= {name: wanted["score"] for name in ("scale_min", "scale_max", "n_tokens")}
     wanted |= {name: wanted["score"] for name in types if name.startswith("rater:")}
     for name, kind in types.items():
         if name in wanted and not wanted[name][1](kind):
@@ -194,7 +194,7 @@ def _check_types(types: Mapping[str, pl.DataType], columns: Mapping[str, str], p
 
 def _jsonl_batches(path: Path, renamed: Mapping[str, str], raters: Sequence[str]) -> Iterator[pl.DataFrame]:
     """JSONL in batches; rows of a prompt that stand apart are only found together within the file as a whole."""
-    keys = {key: None for _, row in islice(read_lines(path, dict), KEYS_FROM) for key in row}
+    keys = {key: None for _, row in read_lines(path, dict) for key in row}
     if not keys:
         return
     columns = find_columns(list(keys), renamed, raters, where=str(path))
@@ -263,16 +263,18 @@ def canonical(rows: pl.DataFrame, *, first_row: int | None, where: str) -> pl.Da
     """One batch in our columns; nested rows are unfolded."""
     at = "" if first_row is None else f" (from row {first_row})"
     if "responses" in rows.columns:
-        uneven = rows["responses"].list.len() != rows["scores"].list.len()
+        uneven = rows["responses"].list.len().fill_null(0) != rows["scores"].list.len().fill_null(0)
         if uneven.any():
             row = int(uneven.arg_true()[0]) + (first_row or 0)
             raise DataError(
                 f"{where}: row {row}: {rows['responses'].list.len()[row - (first_row or 0)]} responses but "
                 f"{rows['scores'].list.len()[row - (first_row or 0)]} scores; nobody knows which score is whose"
             )
-        rows = rows.with_columns(response_id=pl.int_ranges(0, pl.col("responses").list.len()))
+        # an empty list becomes one null response, so that its prompt stays in the ledger
+        lists = [pl.when(pl.col(name).list.len() > 0).then(name).alias(name) for name in ("responses", "scores")]
+        rows = rows.with_columns(lists).with_columns(response_id=pl.int_ranges(0, pl.col("responses").list.len()))
         rows = rows.explode("responses", "scores", "response_id").rename({"responses": "response", "scores": "score"})
-        rows = rows.with_columns(pl.col("response_id").fill_null(0))  # an empty list: a prompt without a response
+        rows = rows.with_columns(pl.col("response_id").fill_null(0))
     rows = _with_prompts(rows, where=where + at)
     if "response_id" not in rows.columns:
         rows = rows.with_columns(response_id=pl.int_range(pl.len()).over("prompt_id"))

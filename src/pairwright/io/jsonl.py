@@ -29,7 +29,13 @@ def read_lines(path: Path, kind: type[T]) -> Iterator[tuple[int, T]]:
 
 def _decode(decoder: "msgspec.json.Decoder[T]", line: bytes, kind: type[T], where: str) -> T:
     try:
+        if b"\\ud" in line.lower():  # an escape of half a character: no text can hold it
+            json.dumps(json.loads(line), ensure_ascii=False).encode()
         return decoder.decode(line)
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where} holds half of a character (a lone surrogate); take it out") from error
+    except RecursionError as error:
+        raise DataError(f"{where} is nested too deep; take it out") from error
     except msgspec.ValidationError as error:
         raise DataError(f"{where}: {error}; mend that line or leave it out") from error
     except msgspec.DecodeError:

@@ -43,6 +43,8 @@ def read_prompts(path: Path) -> Split:
             raise DataError(
                 f"{where}: prompt id {named['prompt_id']} stands for two different prompts; give each its own"
             )
+        if held["checks"] != named["checks"]:
+            raise DataError(f"{where}: the prompt stands twice, with different checks; give each row its own prompt_id")
         if held is not named:
             lost = {"prompt_id": named["prompt_id"], "reason": "duplicate_prompt", "detail": where}
             dropped.append({"stage": "prompts", **lost})
@@ -55,8 +57,13 @@ def _given(row: PromptRow) -> str | None:
 
 def _prompt(row: PromptRow, where: str) -> dict[str, object]:
     messages = as_messages(row.messages if row.prompt is None else row.prompt, where=where)
-    checks = None if row.checks is None else canonical_json(row.checks)
-    return {"prompt_id": _given(row) or prompt_id(messages), "prompt": messages, "checks": checks}
+    try:
+        checks = None if row.checks is None else canonical_json(row.checks)
+        ident = _given(row) or prompt_id(messages)
+        canonical_json(messages).encode()
+    except ValueError as error:  # NaN among the checks, or half of a character
+        raise DataError(f"{where}: {error}") from error
+    return {"prompt_id": ident, "prompt": messages, "checks": checks}
 
 
 def _parquet(path: Path) -> list[PromptRow]:
@@ -69,9 +76,12 @@ def _parquet(path: Path) -> list[PromptRow]:
     if not {"prompt", "messages"} & set(rows.columns):
         raise DataError(f"{path} has no column prompt or messages; it has {', '.join(rows.columns)}")
     known = [name for name in PromptRow.__struct_fields__ if name in rows.columns]
-    read = []
+    read: list[PromptRow] = []
     for row in rows.select(known).iter_rows(named=True):
         if isinstance(row.get("checks"), str):
-            row["checks"] = json.loads(row["checks"])
+            try:
+                row["checks"] = json.loads(row["checks"])
+            except ValueError as error:
+                raise DataError(f"{path}, row {len(read)}: checks are not JSON: {error}") from error
         read.append(PromptRow(**row))
     return read

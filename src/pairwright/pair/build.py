@@ -49,8 +49,10 @@ class Pairing:
             raise ConfigError(f"ddof is 0 (population) or 1 (sample), not {self.ddof}")
         if self.pairs_per_prompt < 1:
             raise ConfigError(f"pairs_per_prompt is a whole number from 1, not {self.pairs_per_prompt}")
-        if not self.min_gap >= 0:
-            raise ConfigError(f"min_gap is a number from 0, not {self.min_gap}")
+        if self.scale_min != self.scale_min or self.scale_max != self.scale_max:
+            raise ConfigError("scale_min and scale_max are numbers, or null for no bound; not nan")
+        if not 0 <= self.min_gap < np.inf:
+            raise ConfigError(f"min_gap is a finite number from 0, not {self.min_gap}")
 
 
 class Built(NamedTuple):
@@ -213,9 +215,9 @@ def _set_aside(candidates: pl.DataFrame, settings: Pairing) -> tuple[pl.DataFram
         (~score.is_finite(), pl.lit("score_not_finite")),
     ]
     low = [pl.lit(settings.scale_min)] * (settings.scale_min is not None)
-    low += [pl.col("scale_min")] * ("scale_min" in candidates.columns)
+    low += [pl.col("scale_min").fill_nan(None)] * ("scale_min" in candidates.columns)
     high = [pl.lit(settings.scale_max)] * (settings.scale_max is not None)
-    high += [pl.col("scale_max")] * ("scale_max" in candidates.columns)
+    high += [pl.col("scale_max").fill_nan(None)] * ("scale_max" in candidates.columns)
     if low or high:
         outside = pl.any_horizontal(*[score < bound for bound in low], *[score > bound for bound in high])
         tests.append((outside.fill_null(False), pl.lit("outside_scale")))
