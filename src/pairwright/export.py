@@ -308,7 +308,10 @@ def export_file(
 
     write_text(folder / UNFINISHED, "the files beside this one are not whole yet\n")
     for rows, built in ahead(build, batches):
-        out.add(rows, built, texts={"prompt", "response"} <= set(rows.columns))
+        texts = {"prompt", "response"} <= set(rows.columns)
+        if not texts and not out.tally.notes:
+            out.tally.notes.append("The file has no texts: pairs.parquet holds ids and scores, not rows to train on.")
+        out.add(rows, built, texts=texts)
         if out.candidates is not None:
             out.candidates.add(_raw_scores(rows, raters))
         for rater, name in raters.items():

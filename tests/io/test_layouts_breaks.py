@@ -23,6 +23,8 @@ from pairwright.io.layouts import (
 from pairwright.pair.build import Pairing, build_pairs
 
 Row = dict[str, Any]
+ASPECTS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+REPEATED: Row = {"prompt": "Q: sky?\nA:", "chosen": "Q: sky?\nA: blue", "rejected": "Q: sky?\nA: red"}
 PAIRS = [{"prompt": "q", "chosen": "a", "rejected": "b"}, {"prompt": "q", "chosen": "c", "rejected": "d"}]
 
 
@@ -42,7 +44,7 @@ def generations(texts: list[str], scores: list[float]) -> CandidateRow:
 
 
 def steer(prompt_id: str, prompt: str, said: str, score: int) -> Row:
-    return {"prompt_id": prompt_id, "prompt": prompt, "response": said, "helpfulness": score}
+    return {"prompt_id": prompt_id, "prompt": prompt, "response": said, **dict.fromkeys(ASPECTS, score)}
 
 
 class TestPromptsWithoutResponses:
@@ -121,10 +123,8 @@ def test_a_prompt_that_comes_again_gets_a_free_id(names: list[str], tmp_path: Pa
 
 
 class TestSidesThatRepeatThePrompt:
-    ROW: Row = {"prompt": "Q: sky?\nA:", "chosen": "Q: sky?\nA: blue", "rejected": "Q: sky?\nA: red"}
-
     def test_it_is_cut_and_told(self) -> None:
-        row = read_row(LAYOUTS["trl_standard"], self.ROW)
+        row = read_row(LAYOUTS["trl_standard"], REPEATED)
         assert isinstance(row, PairRow)
         assert (row.prompt[0]["content"], row.chosen[0]["content"], row.rejected[0]["content"]) == (
             "Q: sky?\nA:",
@@ -135,16 +135,16 @@ class TestSidesThatRepeatThePrompt:
 
     def test_it_comes_back(self, tmp_path: Path) -> None:
         there, back = tmp_path / "there.jsonl", tmp_path / "back.jsonl"
-        done = convert_file(write(tmp_path / "in.jsonl", [self.ROW]), there, to="trl_explicit")
+        done = convert_file(write(tmp_path / "in.jsonl", [REPEATED]), there, to="trl_explicit")
         assert (done["detected"], done["findings"][0]["code"]) == ("trl_standard", "prompt_repeated_in_sides")
         convert_file(there, back, to="trl_standard")
-        assert read(back) == [self.ROW]
+        assert read(back) == [REPEATED]
 
     @pytest.mark.parametrize("layout", ["argilla_binarized", "nemo_aligner"])
     def test_in_every_layout_of_texts(self, layout: str) -> None:
         prompt = "instruction" if layout == "argilla_binarized" else "prompt"
-        names = {"chosen_response": self.ROW["chosen"], "rejected_response": self.ROW["rejected"]}
-        row = read_row(LAYOUTS[layout], {prompt: self.ROW["prompt"], **names})
+        names = {"chosen_response": REPEATED["chosen"], "rejected_response": REPEATED["rejected"]}
+        row = read_row(LAYOUTS[layout], {prompt: REPEATED["prompt"], **names})
         assert isinstance(row, PairRow)
         assert row.notes == ("prompt_repeated_in_sides",)
 
@@ -155,7 +155,7 @@ class TestSidesThatRepeatThePrompt:
         assert row.notes == ("sides_begin_with_prompt",)
 
     def test_one_side_alone_repeats_nothing(self) -> None:
-        row = read_row(LAYOUTS["trl_standard"], {**self.ROW, "rejected": "red"})
+        row = read_row(LAYOUTS["trl_standard"], {**REPEATED, "rejected": "red"})
         assert isinstance(row, PairRow)
         assert row.notes == ()
 
@@ -188,7 +188,9 @@ class TestLossy:
         assert isinstance(lost, Lost)
         assert lost.reason == "label_has_no_place"
 
-    @pytest.mark.parametrize("to", ["rlhflow", "helpsteer2", "ultrafeedback", "distilabel_generations", "nectar", "simpo"])
+    @pytest.mark.parametrize(
+        "to", ["rlhflow", "helpsteer2", "ultrafeedback", "distilabel_generations", "nectar", "simpo"]
+    )
     def test_a_label_that_the_scores_tell_is_written(self, to: str) -> None:
         pair = read_row(LAYOUTS["trl_standard"], {**PAIRS[0], "score_chosen": 2.0, "score_rejected": 1.0})
         assert isinstance(pair, PairRow)

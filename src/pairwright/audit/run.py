@@ -15,6 +15,7 @@ from pairwright.core.stats import Spread
 
 SHOWN = 60  # prompts whose candidates are shown one by one
 SMALLEST = 4  # usable responses of a prompt that is looked at for junk
+LISTED = 300  # candidates of a prompt that are shown
 TESTED = 2000  # prompts whose score shape is tested
 SEPARATE = 28  # from here on the expected minimum of n normal scores lies below -2 sigma
 
@@ -52,6 +53,7 @@ class Tally:
     copies: int = 0  # kept responses whose text stands earlier in their prompt
     raters: dict[str, Spread] = field(default_factory=dict)
     nulls: dict[str, Counter[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # said before all else
     shown: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
 
     @property
@@ -141,7 +143,7 @@ class Tally:
         for at in lowest:
             if key[at] < worst:
                 line = stats.row(int(at), named=True)
-                rows = candidates.filter(pl.col("prompt_id") == line["prompt_id"])
+                rows = _some(candidates.filter(pl.col("prompt_id") == line["prompt_id"]), line)
                 lost = dropped.filter(
                     pl.col("prompt_id") == str(line["prompt_id"]), pl.col("response_id").is_not_null()
                 )
@@ -152,8 +154,8 @@ class Tally:
     def advice(self) -> list[str]:
         """What a user should know about these rules on this data, in plain words."""
         if not self.judged:
-            return ["No prompt has two scored responses: there is nothing to compare."]
-        return [*self._about_rules(), *self._about_scores(), *self._about_texts()]
+            return [*self.notes, "No prompt has two scored responses: there is nothing to compare."]
+        return [*self.notes, *self._about_rules(), *self._about_scores(), *self._about_texts()]
 
     def _about_rules(self) -> Iterator[str]:
         if self.sigma_k is not None or self.compared_with == "mu-2sigma":
@@ -199,6 +201,15 @@ class Tally:
         for side in ("chosen", "rejected"):
             if self.pairs and self.truncated[side] / self.pairs > 0.1:
                 yield f"{self.truncated[side] / self.pairs:.0%} of the {side} responses were cut off."
+
+
+def _some(rows: pl.DataFrame, line: dict[str, Any]) -> pl.DataFrame:
+    """The first candidates of a prompt and those that were picked: a page of 100,000 texts helps nobody."""
+    picked = [line[name] for name in ("max_id", "min_id", "sigma_id", "chosen_id", "rejected_id")]
+    kept = (pl.int_range(pl.len()) < LISTED) | pl.col("response_id").is_in(
+        [each for each in picked if each is not None]
+    )
+    return rows.filter(kept) if rows.height > LISTED else rows
 
 
 def _middle(sizes: Counter[int]) -> int:

@@ -128,6 +128,8 @@ def _weigh(
 
 
 def write_helpsteer2(row: CandidateRow, options: Options) -> Row:
+    if not row.candidates:
+        raise Refused("no_responses", "helpsteer2 has a row per response, and there is none")
     rows = []
     for each in row.candidates:
         told: Row = {"response": each.text, **dict.fromkeys(ASPECTS)}
@@ -219,16 +221,16 @@ def read_simpo(row: Row, options: Options) -> Group:
 
 
 def _pointed(row: Row, prompt: Messages, candidates: list[Candidate]) -> Picked | None:
-    """Which candidates `chosen` and `rejected` are: of equal texts the highest as chosen, the lowest as rejected."""
+    """Which candidates `chosen` and `rejected` are: of equal texts, which share one score, the first."""
     at = []
-    for what, sign in (("chosen", -1), ("rejected", 1)):
+    for what in ("chosen", "rejected"):
         turns = messages(row[what], what=what)
         if turns[:-1] not in (prompt, []):
             raise Refused("prompt_column_differs_from_conversation", f"{what} belongs to another prompt")
-        same = [(sign * (c.score or 0.0), i) for i, c in enumerate(candidates) if c.text == turns[-1]["content"]]
-        if not same:
+        first = next((i for i, c in enumerate(candidates) if c.text == turns[-1]["content"]), None)
+        if first is None:
             raise Refused("side_not_among_responses", f"{what} is none of all_generated_responses")
-        at.append(min(same)[1])
+        at.append(first)
     return None if candidates[at[0]].text == candidates[at[1]].text else Picked(*at)
 
 

@@ -11,11 +11,12 @@ import polars as pl
 
 from pairwright.errors import ConfigError, DataError
 from pairwright.io.layouts.catalogue import LAYOUTS
+from pairwright.io.layouts.convey import to_pair
 from pairwright.io.layouts.declare import declaration
 from pairwright.io.layouts.detect import SAMPLE, detect
-from pairwright.io.layouts.files import batches, fold, rows_of, sink, unfold
+from pairwright.io.layouts.files import batches, fold, group_key, rows_of, sink, unfold
 from pairwright.io.layouts.model import DEFAULT, FIELDS, CandidateRow, Layout, Lost, Options, PairRow, Row
-from pairwright.io.layouts.rows import AnyRow, read_row, write_row
+from pairwright.io.layouts.rows import AnyRow, begin_group, read_row, write_row
 from pairwright.io.trl import ROWS
 from pairwright.store import atomic
 from pairwright.tables import MESSAGES, prompt_id
@@ -174,6 +175,7 @@ def convert_file(
 
 
 def _written(numbered: Iterable[Numbered], into: Layout, options: Options, lossy: bool, tally: Tally) -> Iterator[Row]:
+    groups: set[int] = set()  # of prompts whose rows were written
     for number, read, row in numbered:
         tally.rows_in += 1
         if isinstance(read, Lost):
@@ -187,12 +189,18 @@ def _written(numbered: Iterable[Numbered], into: Layout, options: Options, lossy
         tally.find(number, name, _codes(read))
         if lossy:
             tally.left_out |= _beside(into, read) - set(written)
+        elif into.group is not None:
+            key = hash(group_key(written, into.group))
+            written = begin_group(written) if key in groups else written
+            groups.add(key)
         yield from unfold(written, into)
 
 
 def _codes(read: AnyRow) -> list[str]:
     codes = list(read.notes)
     if isinstance(read, CandidateRow):
+        if read.pair is not None:
+            codes += _contradicts(*(read.candidates[i].score for i in read.pair[:2]))
         return (
             codes
             + [c.reason for c in read.candidates if c.reason]
@@ -200,11 +208,18 @@ def _codes(read: AnyRow) -> list[str]:
         )
     if read.score_chosen is not None and read.score_chosen == read.score_rejected:
         codes.append("tie")
+    codes += _contradicts(read.score_chosen, read.score_rejected)
     return codes + (["identical_sides"] if read.chosen == read.rejected else [])
+
+
+def _contradicts(chosen: float | None, rejected: float | None) -> list[str]:
+    return ["label_contradicts_score"] if chosen is not None and rejected is not None and chosen < rejected else []
 
 
 def _beside(into: Layout, read: AnyRow) -> set[str]:
     """What a lossy writing of this row leaves out: the meta, and the fields that the layout has no column for."""
+    if isinstance(read, CandidateRow) and into.kind == "pairs":
+        read = to_pair(read)  # the meta holds all candidates as soon as the pair does not tell them all
     held = set(read.meta)
     if isinstance(read, PairRow):
         held |= {
@@ -252,23 +267,33 @@ def candidate_frames(
     found, rows = open_layout(path, layout, options)
     if found.kind != "candidates":
         raise DataError(f"{path}: {found.name} holds finished pairs, not scored candidates; convert it instead")
-    seen: dict[str, int] = {}
+    seen: dict[str, int] = {}  # {id: how many ids were made of it}
     tally = Tally(dropped=dropped if dropped is not None else [])
     for batch in batches(_kept(_read(found, rows, options, path), tally), PROMPTS):
         yield pl.DataFrame([line for row in batch for line in _lines(row, seen)], schema=CANDIDATES, orient="row")
 
 
 def _lines(row: CandidateRow, seen: dict[str, int]) -> list[tuple[object, ...]]:
-    name = row.prompt_id or prompt_id(row.prompt)
-    seen[name] = seen.get(name, 0) + 1
-    if seen[name] > 1:
-        name = f"{name}-{seen[name]}"
+    name = _free(row.prompt_id or prompt_id(row.prompt), seen)
     return [(name, row.prompt, k, c.text, c.score, c.source, c.reason) for k, c in enumerate(row.candidates)]
+
+
+def _free(name: str, seen: dict[str, int]) -> str:
+    """The id itself, or with the first number behind it that gives an id which was not there yet."""
+    new = name
+    while new in seen:
+        seen[name] += 1
+        new = f"{name}-{seen[name]}"
+    seen[new] = 1
+    return new
 
 
 def _kept(numbered: Iterable[Numbered], tally: Tally) -> Iterator[CandidateRow]:
     for number, read, row in numbered:
-        if isinstance(read, CandidateRow):
-            yield read
-        elif isinstance(read, Lost):
+        if isinstance(read, Lost):
             tally.lose(number, _name(row), read)
+        elif isinstance(read, CandidateRow):
+            if read.candidates:
+                yield read
+            else:
+                tally.lose(number, read.prompt_id or _name(row), Lost("no_responses", "the list of responses is empty"))

@@ -1,5 +1,6 @@
 """Between candidates and pairs: the pair that a file names, or best against worst; and a pair as two candidates."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,17 +12,40 @@ CANDIDATES = "candidates"  # the key of a pair's meta that holds all responses i
 
 
 def best_worst(candidates: list[Candidate]) -> Picked:
-    """Highest against lowest score, ties for either to the lower index; no pair out of equal scores or equal texts."""
-    usable = [(i, c.score) for i, c in enumerate(candidates) if c.score is not None and c.text and c.text.strip()]
+    """Highest against lowest score, ties for either to the lower index; no pair out of equal scores or equal texts.
+
+    Equal texts are one response with the mean of their scores, as `pairwright pair` has it.
+    """
+    usable = [(i, c) for i, c in enumerate(candidates) if c.score is not None and c.text and c.text.strip()]
     if len(usable) < 2:
         raise Refused("fewer_than_two_scored", f"{len(usable)} of {len(candidates)} responses have a score and a text")
-    best = max(usable, key=lambda item: (item[1], -item[0]))
-    worst = min(usable, key=lambda item: (item[1], item[0]))
+    shared = _shared_scores(candidates)
+    first: dict[str | None, int] = {}
+    for i, each in usable:
+        first.setdefault(each.text, i)
+    distinct = [(i, shared[text]) for text, i in first.items()]
+    best = max(distinct, key=lambda item: (item[1], -item[0]))
+    worst = min(distinct, key=lambda item: (item[1], item[0]))
+    if len(distinct) == 1 and len({each.score for _, each in usable}) > 1:
+        raise Refused("same_text", f"all {len(usable)} scored responses are one text")
     if best[1] == worst[1]:
         raise Refused("tie", f"all {len(usable)} scored responses have {best[1]:g}")
-    if candidates[best[0]].text == candidates[worst[0]].text:
-        raise Refused("same_text", f"responses {best[0]} and {worst[0]} are one text with two scores")
     return Picked(best[0], worst[0])
+
+
+def _shared_scores(candidates: list[Candidate]) -> dict[str | None, float]:
+    """{text: the mean of the scores it has}, byte for byte."""
+    scores: dict[str | None, list[float]] = {}
+    for each in candidates:
+        if each.score is not None:
+            scores.setdefault(each.text, []).append(each.score)
+    return {text: held[0] if min(held) == max(held) else math.fsum(held) / len(held) for text, held in scores.items()}
+
+
+def picked_texts(row: CandidateRow) -> tuple[str | None, str | None] | None:
+    """The sides of `to_pair`; None where there is no pair."""
+    picked = row.pair or _would_pick(row.candidates)
+    return picked and (row.candidates[picked.chosen].text, row.candidates[picked.rejected].text)
 
 
 def to_pair(row: CandidateRow) -> PairRow:
@@ -33,15 +57,17 @@ def to_pair(row: CandidateRow) -> PairRow:
             raise Refused("null_side", f"{what} is null")
         if not side.text.strip():
             raise Refused("empty_side", f"{what} is empty")
+    shared = _shared_scores(row.candidates)
+    above, below = shared.get(chosen.text), shared.get(rejected.text)
     margin = picked.margin
-    if margin is None and chosen.score is not None and rejected.score is not None:
-        margin = chosen.score - rejected.score
+    if margin is None and above is not None and below is not None:
+        margin = above - below
     pair = PairRow(
         row.prompt,
         assistant(chosen.text or ""),
         assistant(rejected.text or ""),
-        score_chosen=chosen.score,
-        score_rejected=rejected.score,
+        score_chosen=above,
+        score_rejected=below,
         margin=margin,
         weight=picked.weight,
         prompt_id=row.prompt_id,
@@ -96,8 +122,10 @@ def _named(side: Candidate) -> Candidate:
 
 
 def _place(candidates: list[Candidate], side: Candidate) -> int | None:
-    key = (side.text, side.source, side.score)
-    return next((i for i, each in enumerate(candidates) if (each.text, each.source, each.score) == key), None)
+    if side.score != _shared_scores(candidates).get(side.text):
+        return None
+    same = (i for i, each in enumerate(candidates) if (each.text, each.source) == (side.text, side.source))
+    return next(same, None)
 
 
 def as_json(candidate: Candidate) -> Row:

@@ -14,6 +14,7 @@ from pairwright.errors import DataError, StoreError
 from pairwright.io.jsonl import read_lines
 from pairwright.io.layouts.kinds import Kinds, add_kinds, frame, schema
 from pairwright.io.layouts.model import Layout, Row
+from pairwright.io.layouts.rows import META, begins_group
 from pairwright.store import atomic
 
 BATCH = 5_000  # rows in memory at a time
@@ -65,20 +66,33 @@ def fold(rows: Iterable[Row], layout: Layout) -> Iterator[tuple[int, Row]]:
     """(number of its first row, row), with the rows of one prompt joined where a row is one response.
 
     The rows of a prompt may stand anywhere; what belongs to the prompt as a whole is taken from the first that has it.
+    A row with our own part of the meta begins a group of its own, as `unfold` wrote it. One id of two prompts joins
+    nothing.
     """
     if layout.group is None:
         yield from enumerate(rows)
         return
-    shared = (layout.group, "prompt_id", "meta")
-    groups: dict[object, tuple[int, Row]] = {}
+    shared = (layout.group, "prompt_id", *META)
+    groups: list[tuple[int, Row]] = []
+    latest: dict[object, Row] = {}
     for number, row in enumerate(rows):
-        key = row.get("prompt_id") or row.get(layout.group)
-        _, group = groups.setdefault(key if isinstance(key, str | int) else repr(key), (number, {"rows": []}))
+        key = group_key(row, layout.group)
+        if key not in latest or begins_group(row):
+            latest[key] = {"rows": []}
+            groups.append((number, latest[key]))
+        group = latest[key]
         for name in shared:
             if row.get(name) is not None or (name == layout.group and name not in group):
                 group.setdefault(name, row.get(name))
-        group["rows"].append({name: value for name, value in row.items() if name not in shared})
-    yield from groups.values()
+        other = {name for name in META if row.get(name) is not None and row[name] != group[name]}  # of the response
+        group["rows"].append({name: value for name, value in row.items() if name not in shared or name in other})
+    yield from groups
+
+
+def group_key(row: Row, column: str) -> tuple[object, object]:
+    """What the rows of one prompt have in common."""
+    name, prompt = row.get("prompt_id") or None, row.get(column)
+    return name if isinstance(name, str | int) else repr(name), prompt if isinstance(prompt, str) else repr(prompt)
 
 
 def unfold(row: Row, layout: Layout) -> list[Row]:

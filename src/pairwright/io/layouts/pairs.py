@@ -25,6 +25,7 @@ from pairwright.io.layouts.turns import (
     whole_prompt,
 )
 
+ECHO = 32  # characters; both answers to a prompt like "Good morning!" may begin with it
 TASK = "preference"  # NeMo RL's task_name where nobody gave one
 
 
@@ -77,8 +78,21 @@ def write_implicit(row: PairRow, options: Options) -> Row:
 
 
 def read_standard(row: Row, options: Options) -> Sides:
-    chosen, rejected = (_answer(text(row[what], what=what), what=what) for what in ("chosen", "rejected"))
-    return Sides(prompt_of(row["prompt"]), chosen, rejected, frozenset({"prompt", "chosen", "rejected"}))
+    return _texts(row, "prompt", "chosen", "rejected")
+
+
+def _texts(row: Row, prompt: str, chosen: str, rejected: str) -> Sides:
+    """Texts. Sides that repeat the prompt are cut behind it, unless it is so short that an answer may echo it."""
+    turns, sides = prompt_of(row[prompt]), [text(row[name], what=name) for name in (chosen, rejected)]
+    notes: tuple[str, ...] = ()
+    said = row[prompt]
+    if isinstance(said, str) and all(side.startswith(said) for side in sides):
+        if len(said) < ECHO and "\n" not in said and not said[-1].isspace() and said[-1] not in ":?":
+            notes = ("sides_begin_with_prompt",)
+        else:
+            sides, notes = [side[len(said) :] for side in sides], ("prompt_repeated_in_sides",)
+    answers = [_answer(side, what=name) for name, side in zip((chosen, rejected), sides, strict=True)]
+    return Sides(turns, answers[0], answers[1], frozenset({prompt, chosen, rejected}), notes=notes)
 
 
 def write_standard(row: PairRow, options: Options) -> Row:
@@ -167,10 +181,7 @@ def _if_null(row: Row, name: str) -> set[str]:
 
 
 def _flat(row: Row, prompt: str) -> Sides:
-    chosen, rejected = (
-        _answer(text(row[name], what=name), what=name) for name in ("chosen_response", "rejected_response")
-    )
-    return Sides(prompt_of(row[prompt]), chosen, rejected, frozenset({prompt, "chosen_response", "rejected_response"}))
+    return _texts(row, prompt, "chosen_response", "rejected_response")
 
 
 def _flat_row(row: PairRow, prompt: str, layout: str) -> Row:

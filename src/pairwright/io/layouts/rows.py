@@ -16,7 +16,7 @@ from hashlib import blake2b
 from typing import Any
 
 from pairwright.errors import DataError
-from pairwright.io.layouts.convey import as_candidate, as_json, to_candidates, to_pair
+from pairwright.io.layouts.convey import as_candidate, as_json, picked_texts, to_candidates, to_pair
 from pairwright.io.layouts.model import (
     DEFAULT,
     FIELDS,
@@ -57,7 +57,10 @@ def write_row(layout: Layout, row: AnyRow, options: Options = DEFAULT, *, lossy:
     try:
         shaped = _shaped(layout, row)
         if lossy:
-            return layout.write(shaped, options)
+            written = layout.write(shaped, options)
+            if isinstance(row, PairRow) and isinstance(shaped, CandidateRow):
+                _check_label(layout, shaped, written, options)
+            return written
         kept = shaped.as_read.get(layout.name, {})
         if kept and kept["of"] == _digest(shaped):
             return _exact(layout, shaped, kept, options)
@@ -70,6 +73,14 @@ def _shaped(layout: Layout, row: AnyRow) -> AnyRow:
     if layout.kind == "pairs":
         return to_pair(row) if isinstance(row, CandidateRow) else row
     return to_candidates(row) if isinstance(row, PairRow) else row
+
+
+def _check_label(layout: Layout, row: CandidateRow, written: Row, options: Options) -> None:
+    """A pair among candidates is told by their scores, or by the layout itself; without either it is no label."""
+    back = _bare(layout, written, replace(options, score=None, judge=None))
+    assert isinstance(back, CandidateRow)  # of the layout's kind
+    if picked_texts(back) != picked_texts(row):
+        raise Refused("label_has_no_place", f"{layout.name} would not tell which response is the better one")
 
 
 def left_out(layout: Layout, row: AnyRow, written: Row) -> list[str]:
@@ -131,7 +142,11 @@ def _candidates(layout: Layout, group: Group, names: dict[str, str], rest: Row, 
     prompt_id = _string(rest, names["prompt_id"])
     candidates, pair = group.candidates, house.get("pair")
     if told := house.get("candidates"):
+        if len(told) != len(candidates):
+            raise Refused("meta_does_not_fit", f"{len(candidates)} responses, {len(told)} in the meta")
         candidates = [replace(each, **_fields(held)) for each, held in zip(candidates, told, strict=True)]
+    if pair and not all(0 <= at < len(candidates) for at in pair[:2]):
+        raise Refused("meta_does_not_fit", f"{len(candidates)} responses, the meta pairs {pair[0]} with {pair[1]}")
     scored = any(each.score is not None for each in candidates)
     return CandidateRow(
         group.prompt,
@@ -179,6 +194,21 @@ def _take_meta(rest: Row, fields: set[str]) -> tuple[Row, Row]:
     if "meta" in rest and rest["meta"] is None:
         del rest["meta"]
     return {}, {}
+
+
+def begins_group(row: Row) -> bool:
+    """Our part of the meta stands in the first of the rows that one prompt was written as."""
+    held = (row.get(name) for name in META)
+    return any(isinstance(each, str) and f'"{HOUSE}"' in each and HOUSE in (_json_object(each) or {}) for each in held)
+
+
+def begin_group(row: Row) -> Row:
+    """The row so that `begins_group` knows it."""
+    if begins_group(row):
+        return row
+    free = META[1] if row.get(META[1]) is None else META[0]
+    name = next((name for name in META if _json_object(row.get(name)) is not None), free)
+    return {**row, name: dump({**(_json_object(row.get(name)) or {}), HOUSE: {"again": True}})}
 
 
 def _json_object(value: object) -> Row | None:
