@@ -237,3 +237,23 @@ class TestEqualTexts:
     def test_equal_means_are_a_tie(self) -> None:
         with pytest.raises(DataError, match="tie"):
             best_worst(generations(["a", "a", "b"], [1.0, 3.0, 2.0]).candidates)
+
+    def test_a_pair_of_one_text_keeps_its_two_scores(self) -> None:
+        pair = read_row(LAYOUTS["trl_standard"], {**PAIRS[0], "rejected": "a", "score_chosen": 2.0})
+        assert isinstance(pair, PairRow)
+        assert to_pair(to_candidates(pair)) == pair
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {**PAIRS[0], "score_chosen": 8, "score_rejected": 6.0},
+        {"prompt": "Q", "responses": ["a", "b"], "rewards": [8, 6.5]},
+    ],
+    ids=["pair", "list"],
+)
+def test_a_whole_number_comes_back_as_one(row: Row, tmp_path: Path) -> None:
+    there, back = tmp_path / "there.jsonl", tmp_path / "back.jsonl"
+    found = convert_file(write(tmp_path / "in.jsonl", [row]), there, to="pairwright")["detected"]
+    convert_file(there, back, to=found)
+    assert back.read_text(encoding="utf-8") == json.dumps(row) + "\n"

@@ -62,7 +62,7 @@ _JSON: dict[str, Any] = {
 }
 BATCH_ROWS = 50_000
 BATCH_NUMBERS = 500_000  # rows without texts
-BATCH_PROMPTS = 10_000
+BATCH_PROMPTS = 4_000
 PASS_BYTES = 64 * 2**20  # of a compressed Parquet file whose prompts do not stand together, per pass
 
 

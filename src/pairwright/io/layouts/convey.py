@@ -57,8 +57,10 @@ def to_pair(row: CandidateRow) -> PairRow:
             raise Refused("null_side", f"{what} is null")
         if not side.text.strip():
             raise Refused("empty_side", f"{what} is empty")
-    shared = _shared_scores(row.candidates)
-    above, below = shared.get(chosen.text), shared.get(rejected.text)
+    above, below = chosen.score, rejected.score
+    if chosen.text != rejected.text:
+        shared = _shared_scores(row.candidates)
+        above, below = shared.get(chosen.text), shared.get(rejected.text)
     margin = picked.margin
     if margin is None and above is not None and below is not None:
         margin = above - below
@@ -91,7 +93,11 @@ def to_candidates(row: PairRow) -> CandidateRow:
     )
     meta = dict(row.meta)
     candidates = [as_candidate(each) for each in meta.pop(CANDIDATES, ())]
-    at = [_place(candidates, _named(side)) for side in (chosen, rejected)]
+    scored = candidates
+    if chosen.text != rejected.text:  # as `to_pair` has it
+        shared = _shared_scores(candidates)
+        scored = [replace(each, score=shared.get(each.text)) for each in candidates]
+    at = [_place(scored, side) for side in (chosen, rejected)]
     if None in at:  # new sides, or a pair that was never a list
         candidates, at = [_named(chosen), _named(rejected)], [0, 1]
     gap = None if chosen.score is None or rejected.score is None else chosen.score - rejected.score
@@ -122,10 +128,8 @@ def _named(side: Candidate) -> Candidate:
 
 
 def _place(candidates: list[Candidate], side: Candidate) -> int | None:
-    if side.score != _shared_scores(candidates).get(side.text):
-        return None
-    same = (i for i, each in enumerate(candidates) if (each.text, each.source) == (side.text, side.source))
-    return next(same, None)
+    key = (side.text, side.source, side.score)
+    return next((i for i, each in enumerate(candidates) if (each.text, each.source, each.score) == key), None)
 
 
 def as_json(candidate: Candidate) -> Row:

@@ -358,7 +358,14 @@ def _exact(layout: Layout, row: AnyRow, kept: Mapping[str, Any], options: Option
 
 
 def _same(left: object, right: object) -> bool:
-    return left == right and isinstance(left, bool) == isinstance(right, bool)
+    """Equal, and whole numbers where whole numbers were, at any depth."""
+    if left is right:
+        return True
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_same(held, right[key]) for key, held in left.items())
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(_same, left, right))
+    return left == right and type(left) is type(right)
 
 
 def _digest(row: AnyRow) -> str:
