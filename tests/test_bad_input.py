@@ -146,9 +146,17 @@ def test_columns_that_are_not_there_are_named(pairwright: Call, tmp_path: Path) 
     refused(pair(pairwright, path, "--column", "score=qualty"), "qualty", "quality")
 
 
-def test_more_scores_than_responses_are_refused(pairwright: Call, tmp_path: Path) -> None:
-    path = lines(tmp_path / "x.jsonl", {"prompt": "Q", "responses": ["a", "b"], "rewards": [1, 2, 3]})
-    refused(pair(pairwright, path), "row 0", "2 responses", "3 scores")
+@pytest.mark.parametrize("name", ["x.jsonl", "x.parquet"])
+def test_scores_that_nobody_can_match_are_missing(pairwright: Call, tmp_path: Path, name: str) -> None:
+    rows = [
+        {"prompt": "Q", "responses": ["a", "b"], "rewards": [1.0, 2.0, 3.0]},
+        {"prompt": "R", "responses": ["a", "b", "c"], "rewards": [5.0, 1.0]},
+        {"prompt": "S", "responses": ["a", "b"], "rewards": [5.0, 1.0]},
+    ]
+    path = lines(tmp_path / name, *rows)
+    if name.endswith("parquet"):
+        pl.DataFrame(rows).write_parquet(path)
+    assert ledger(pair(pairwright, path, "--json")) == {"pairs": 1, "too_few": 2, "rating_count_mismatch": 5}
 
 
 @pytest.mark.parametrize(

@@ -263,13 +263,7 @@ def canonical(rows: pl.DataFrame, *, first_row: int | None, where: str) -> pl.Da
     """One batch in our columns; nested rows are unfolded."""
     at = "" if first_row is None else f" (from row {first_row})"
     if "responses" in rows.columns:
-        uneven = rows["responses"].list.len().fill_null(0) != rows["scores"].list.len().fill_null(0)
-        if uneven.any():
-            row = int(uneven.arg_true()[0]) + (first_row or 0)
-            raise DataError(
-                f"{where}: row {row}: {rows['responses'].list.len()[row - (first_row or 0)]} responses but "
-                f"{rows['scores'].list.len()[row - (first_row or 0)]} scores; nobody knows which score is whose"
-            )
+        rows = _even(rows)
         # an empty list becomes one null response, so that its prompt stays in the ledger
         lists = [pl.when(pl.col(name).list.len() > 0).then(name).alias(name) for name in ("responses", "scores")]
         rows = rows.with_columns(lists).with_columns(response_id=pl.int_ranges(0, pl.col("responses").list.len()))
@@ -284,6 +278,19 @@ def canonical(rows: pl.DataFrame, *, first_row: int | None, where: str) -> pl.Da
             f"{where}{at}: prompt {again['prompt_id'][0]} has two responses with the id {again['response_id'][0]}"
         )
     return rows.with_columns(pl.col("^(score|rater:.*)$").cast(pl.Float64))
+
+
+def _even(rows: pl.DataFrame) -> pl.DataFrame:
+    """A prompt with more scores than responses, or fewer: nobody knows which score is whose, so all are missing."""
+    size = rows["responses"].list.len().fill_null(0)
+    uneven = size != rows["scores"].list.len().fill_null(0)
+    if not uneven.any():
+        return rows
+    scores = rows["scores"].to_list()
+    for at in uneven.arg_true():
+        scores[at] = [None] * size[at]
+    reason = pl.when(uneven).then(pl.lit("rating_count_mismatch")).alias("reason")
+    return rows.with_columns(pl.Series("scores", scores, dtype=pl.List(pl.Float64)), reason)
 
 
 def _rising(rows: pl.DataFrame) -> bool:
