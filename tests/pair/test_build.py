@@ -520,8 +520,8 @@ class TestRandomWorlds:
                 assert f"p{at}" not in found
                 continue
             pair = found[f"p{at}"]
-            assert pair["score_chosen"] == pytest.approx(max(values), abs=1e-9)
-            assert pair["score_rejected"] == pytest.approx(min(values), abs=1e-9)
+            assert pair["score_chosen"] == pytest.approx(max(values), rel=1e-12, abs=1e-9)
+            assert pair["score_rejected"] == pytest.approx(min(values), rel=1e-12, abs=1e-9)
 
     @settings(max_examples=40, deadline=None)
     @given(WORLD, st.sampled_from(RULES))
