@@ -158,8 +158,6 @@ def pair(  # noqa: PLR0913  (options of a command)
         _say(json.dumps(ledger))
         return
     _print_ledger(ledger, out)
-    for line in ledger["advice"]:
-        _say(line)
 
 
 @app.command()
@@ -312,8 +310,6 @@ def _end(result: dict[str, Any], as_json: bool) -> None:
         _say(json.dumps(result))
     elif "stages" in result:
         _print_ledger(result, Path(result["run"]))
-        for line in result["advice"]:
-            _say(line)
     else:
         for each in result["ran"]:
             _say(f"{each['stage']:8} {each['shards_made']} shards made, {each['shards_kept']} kept ({each['why']})")
@@ -338,6 +334,8 @@ def _print_ledger(ledger: dict[str, Any], folder: Path) -> None:
     console = Console(soft_wrap=True)
     console.print(table)
     console.print(f"\npairs   {folder / 'pairs.parquet'}\nreport  {folder / 'report.html'}\n", highlight=False)
+    for line in ledger["advice"]:
+        _say(line)
 
 
 def _dry_run(path: Path, folder: Path, changes: dict[str, object], as_json: bool) -> None:
@@ -392,7 +390,7 @@ def _watch(bar: Any, kind: "type[Watch]") -> "Watch":
         state["tokens"] += tokens
         bar.update(state["task"], advance=1, speed=state["tokens"] / max(1e-9, time.monotonic() - state["since"]))
 
-    return kind(begin, drew, lambda: None)
+    return kind(begin, drew)
 
 
 def _show_pairs(folder: Path, count: int = 3) -> None:

@@ -163,6 +163,18 @@ def ledger_text(stages: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def refuse_one_scale(reward: Reward, pairing: Pairing) -> None:
+    """scale_min and scale_max are about one rater's numbers."""
+    if len(reward.raters) > 1 and (pairing.scale_min, pairing.scale_max) != (None, None):
+        raise ConfigError("scale_min and scale_max cannot hold for several raters; make their sentinels null instead")
+
+
+def rewarded(rows: pl.DataFrame, reward: Reward, pairing: Pairing) -> pl.DataFrame:
+    """Rows with the raters' columns, and the score that decides their pairs."""
+    refuse_one_scale(reward, pairing)
+    return with_reward(rows, reward, takes_part=takes_part(rows, pairing))
+
+
 def export_grid(
     batches: Iterable[pl.DataFrame], folder: Path, pairing: Pairing, *, reward: Reward | None = None
 ) -> list[dict[str, Any]]:
@@ -170,7 +182,7 @@ def export_grid(
     parts: dict[tuple[str, str], Parts] = {}
     tallies: dict[tuple[str, str], GridLine] = {}
     for batch in batches:
-        rows = with_reward(batch, reward, takes_part=takes_part(batch, pairing)) if reward else batch
+        rows = rewarded(batch, reward, pairing) if reward else batch
         for cell in grid(rows, pairing):
             key = (cell.chosen, cell.rejected)
             file = folder / "grid" / f"{cell.chosen}--{cell.rejected}.parquet"
@@ -231,8 +243,7 @@ def export_run(
         asked, said = prompts.read("prompts", shard), sampled.read("responses", shard)
         scores = scored.read("scores", shard)
         rows = said.join(asked.select("prompt_id", "prompt"), on="prompt_id", how="left", maintain_order="left")
-        rows = joined(rows, scores, reward)
-        rows = with_reward(rows, reward, takes_part=takes_part(rows, pairing))
+        rows = rewarded(joined(rows, scores, reward), reward, pairing)
         built = Built(paired.read("pairs", shard), paired.read("prompt_stats", shard), paired.read("dropped", shard))
         out.add(rows, built)
         out.candidates.add(_candidates(rows, scores))
@@ -297,13 +308,11 @@ def export_file(
 
     `lost` names rows that the reader of a layout could not use; it is read after the last batch.
     """
-    if reward and len(reward.raters) > 1 and (pairing.scale_min, pairing.scale_max) != (None, None):
-        raise ConfigError("scale_min and scale_max cannot hold for several raters; make their sentinels null instead")
     out = Folder(folder, pairing, settings, candidates=reward is not None)
     raters = {rater: column(rater) for rater in reward.raters} if reward else {"score": "score"}
 
     def build(batch: pl.DataFrame) -> tuple[pl.DataFrame, Built]:
-        rows = with_reward(batch, reward, takes_part=takes_part(batch, pairing)) if reward else batch
+        rows = rewarded(batch, reward, pairing) if reward else batch
         return rows, build_pairs(rows, pairing)
 
     write_text(folder / UNFINISHED, "the files beside this one are not whole yet\n")

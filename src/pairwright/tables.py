@@ -17,6 +17,7 @@ from pairwright.errors import DataError
 from pairwright.protocols import Message
 
 MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+CUT = ("length", "max_tokens")  # finish reasons of a text that was cut off
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 

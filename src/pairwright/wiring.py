@@ -20,13 +20,13 @@ import polars as pl
 from pairwright import __version__
 from pairwright.engine import over_shards
 from pairwright.errors import ConfigError
-from pairwright.export import Export, export_run
+from pairwright.export import Export, export_run, refuse_one_scale, rewarded
 from pairwright.io.prompts import read_prompts
-from pairwright.pair.build import Pairing, build_pairs, takes_part
+from pairwright.pair.build import Pairing, build_pairs
 from pairwright.pipeline import Frames, Step
 from pairwright.protocols import Sampler
 from pairwright.sample import Sampling, draw, missing_calls, to_tables
-from pairwright.score.combine import Reward, joined, with_reward
+from pairwright.score.combine import Reward, joined
 from pairwright.score.raters import Rater, rate
 from pairwright.score.rules import parse_checks
 from pairwright.settings import from_table, read_yaml
@@ -100,11 +100,13 @@ def read_recipe(path: Path, changes: Mapping[str, object] | None = None) -> Reci
     sample = from_table(Sampling, table["sample"], where="sample")
     if sample.backend not in SAMPLERS:
         raise ConfigError(f"[sample] unknown backend {sample.backend!r}; known: {', '.join(SAMPLERS)}")
+    pairs = from_table(Pairing, pairing, where="pair")
+    refuse_one_scale(reward, pairs)
     return Recipe(
         prompts=(path.parent / str(table["prompts"])).resolve(),
         sample=sample,
         score=score,
-        pair=from_table(Pairing, pairing, where="pair"),
+        pair=pairs,
         reward=reward,
         shards=_count(table, "shards", SHARDS, path),
         export=from_table(Export, table.get("export", {}), where="export"),
@@ -137,7 +139,6 @@ class Watch:
 
     begin: Callable[[int], None] = lambda _: None
     drew: Callable[[int], None] = lambda _: None
-    end: Callable[[], None] = lambda: None
 
 
 class Folders(NamedTuple):
@@ -170,7 +171,7 @@ def pair_shard(recipe: Recipe, folder: Path, shard: int) -> Frames:
     stages = folders(folder, recipe.shards)
     held = stages.prompts.read("prompts", shard)
     rows = joined(stages.sample.read("responses", shard), stages.score.read("scores", shard), recipe.reward)
-    rows = with_reward(rows, recipe.reward, takes_part=takes_part(rows, recipe.pair))
+    rows = rewarded(rows, recipe.reward, recipe.pair)
     built = build_pairs(rows, recipe.pair, prompt_ids=held["prompt_id"])
     return {"pairs": built.pairs, "prompt_stats": built.stats, "dropped": built.dropped}
 
@@ -268,7 +269,6 @@ def _sample(
                 rows[shard][str(row["prompt_id"]), int(str(row["sample"]))] = row
                 if len(rows[shard]) == held[shard].height * recipe.sample.n:
                     yield shard, _tables(rows.pop(shard))
-        watch.end()
     journal.delete()
 
 

@@ -154,3 +154,22 @@ def test_raw_scores_of_several_raters_are_written(tmp_path: Path, pairwright: Ca
     held = pl.read_parquet(tmp_path / "o/candidates.parquet")
     assert held.height == 8
     assert [json.loads(scores)["b"] for scores in held["scores"]] == frame["b"].to_list()
+
+
+def test_a_recipe_with_one_scale_for_several_raters_is_refused_before_it_runs(
+    tmp_path: Path, pairwright: Callable, recipe: Callable[..., Path]
+) -> None:
+    path = recipe()
+    reward = "{raters: {rules: 1, length: 1}}"
+    words = ["--set", f"pair.reward={reward}", "--set", "pair.scale_min=0"]
+    done = pairwright("run", path, "--out", tmp_path / "run", *words)
+    assert done.returncode == 2
+    assert "several raters" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_name_of_a_cut_text_counts_as_cut() -> None:
+    frame = normal(4, 5).with_columns(finish_reason=pl.lit("max_tokens"))
+    told = tally(frame, Pairing(rejected="min", unfinished="keep"))
+    assert (told.truncated["chosen"], told.truncated["rejected"]) == (4, 4)
+    assert tally(frame, Pairing(rejected="min")).aside == {"unfinished": 20}

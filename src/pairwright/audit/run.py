@@ -12,6 +12,7 @@ from pairwright.core import shape
 from pairwright.core.positions import distinct, moments, n_same
 from pairwright.core.segments import starts, text_keys
 from pairwright.core.stats import Spread
+from pairwright.tables import CUT
 
 SHOWN = 60  # prompts whose candidates are shown one by one
 SMALLEST = 4  # usable responses of a prompt that is looked at for junk
@@ -105,7 +106,7 @@ class Tally:
     def _truncation(self, candidates: pl.DataFrame, pairs: pl.DataFrame) -> None:
         if "finish_reason" not in candidates.columns:
             return
-        cut = candidates.filter(pl.col("finish_reason") == "length").select("prompt_id", "response_id")
+        cut = candidates.filter(pl.col("finish_reason").is_in(CUT)).select("prompt_id", "response_id")
         for side in ("chosen", "rejected"):
             met = pairs.join(
                 cut, left_on=["prompt_id", f"{side}_id"], right_on=["prompt_id", "response_id"], how="semi"

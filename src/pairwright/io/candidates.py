@@ -156,10 +156,15 @@ def _passes(scan: pl.LazyFrame, key: str, path: Path, nested: bool) -> Iterator[
     passes = max(1, -(-path.stat().st_size // PASS_BYTES))
     for each in range(passes):
         part = scan.with_row_index("_row").filter(pl.col(key).hash() % passes == each).collect(engine="streaming")
-        part = part.with_columns(_first=pl.col("_row").min().over(key)).sort("_first", "_row").drop("_first")
-        if nested:
-            _no_repeats(part, key, path)
-        yield canonical(part.drop("_row"), first_row=None, where=str(path))
+        yield canonical(_gathered(part, key, path, nested=nested), first_row=None, where=str(path))
+
+
+def _gathered(rows: pl.DataFrame, key: str, path: Path, *, nested: bool) -> pl.DataFrame:
+    """Rows with their number (`_row`, taken off) so that those of a prompt stand together, in the order of the file."""
+    rows = rows.with_columns(_first=pl.col("_row").min().over(key)).sort("_first", "_row")
+    if nested:
+        _no_repeats(rows, key, path)
+    return rows.drop("_row", "_first")
 
 
 def _no_repeats(part: pl.DataFrame, key: str, path: Path) -> None:
@@ -205,11 +210,8 @@ def _jsonl_batches(path: Path, renamed: Mapping[str, str], raters: Sequence[str]
     start_P = segments.starts(key_R)
     parts = _parts(path, kind, columns)
     if len(start_P) - 1 != len(np.unique(key_R)):  # scattered: the file must be held to be sorted
-        whole = pl.concat(parts, how="vertical_relaxed")
-        whole = whole.with_row_index("_row").with_columns(_first=pl.col("_row").min().over(key)).sort("_first", "_row")
-        if "responses" in columns:
-            _no_repeats(whole, key, path)
-        whole = whole.drop("_row", "_first")
+        whole = pl.concat(parts, how="vertical_relaxed").with_row_index("_row")
+        whole = _gathered(whole, key, path, nested="responses" in columns)
         start_P = segments.starts(whole[key].hash().to_numpy())
         parts = whole.iter_slices(BATCH_ROWS)
     yield from _stream(parts, start_P, path)

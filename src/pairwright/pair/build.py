@@ -17,10 +17,9 @@ from pairwright.core import positions, segments
 from pairwright.core.segments import Bools, Floats, Ints, Keys
 from pairwright.errors import ConfigError, DataError
 from pairwright.pair.rules import GRID, SEEDED, Rule, Scene, apply, parse_rule, parse_sides, without
-from pairwright.tables import DROPPED, drops
+from pairwright.tables import CUT, DROPPED, drops
 
 LANDMARKS = {name: parse_rule(name) for name in ("max", "min", "mu-2sigma")}
-CUT = ("length", "max_tokens")  # finish reasons of a text that was cut off
 SKIPS = ("too_few", "zero_variance", "no_such_position", "coincide", "no_contrast")
 
 
@@ -205,10 +204,7 @@ def _no_position(scene: Scene, rule: Rule, settings: Pairing) -> Bools:
 def _set_aside(candidates: pl.DataFrame, settings: Pairing) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Rows that may be picked, and the others as a `dropped` table."""
     score = pl.col("score")
-    tests: list[tuple[pl.Expr, pl.Expr]] = []
-    if "response" in candidates.columns:
-        text = pl.col("response")
-        tests += [(text.is_null(), pl.lit("no_text")), (text.str.strip_chars() == "", pl.lit("empty_text"))]
+    tests = _no_text(candidates)
     why = pl.col("reason") if "reason" in candidates.columns else pl.lit(None, pl.String)
     tests += [
         (score.is_null(), why.fill_null("score_missing")),
@@ -221,8 +217,7 @@ def _set_aside(candidates: pl.DataFrame, settings: Pairing) -> tuple[pl.DataFram
     if low or high:
         outside = pl.any_horizontal(*[score < bound for bound in low], *[score > bound for bound in high])
         tests.append((outside.fill_null(False), pl.lit("outside_scale")))
-    if settings.unfinished == "drop" and "finish_reason" in candidates.columns:
-        tests.append((pl.col("finish_reason").is_in(CUT), pl.lit("unfinished")))
+    tests += _cut_off(candidates, settings)
     bad = candidates.select(pl.any_horizontal(test for test, _ in tests).fill_null(False)).to_series()
     if not bad.any():
         return candidates, pl.DataFrame(schema=DROPPED.schema)
@@ -232,12 +227,21 @@ def _set_aside(candidates: pl.DataFrame, settings: Pairing) -> tuple[pl.DataFram
 
 def takes_part(candidates: pl.DataFrame, settings: Pairing) -> pl.Series:
     """Rows with a text that may be picked, whatever their score: what several raters are compared on."""
-    tests = [pl.lit(False)]
-    if "response" in candidates.columns:
-        tests.append(pl.col("response").is_null() | (pl.col("response").str.strip_chars() == ""))
-    if settings.unfinished == "drop" and "finish_reason" in candidates.columns:
-        tests.append(pl.col("finish_reason").is_in(CUT).fill_null(False))
-    return candidates.with_columns(_out=pl.any_horizontal(tests)).select(~pl.col("_out")).to_series()
+    out = [pl.lit(False), *(test for test, _ in (*_no_text(candidates), *_cut_off(candidates, settings)))]
+    return candidates.with_columns(_out=pl.any_horizontal(out).fill_null(False)).select(~pl.col("_out")).to_series()
+
+
+def _no_text(candidates: pl.DataFrame) -> list[tuple[pl.Expr, pl.Expr]]:
+    if "response" not in candidates.columns:
+        return []
+    text = pl.col("response")
+    return [(text.is_null(), pl.lit("no_text")), (text.str.strip_chars() == "", pl.lit("empty_text"))]
+
+
+def _cut_off(candidates: pl.DataFrame, settings: Pairing) -> list[tuple[pl.Expr, pl.Expr]]:
+    if settings.unfinished == "keep" or "finish_reason" not in candidates.columns:
+        return []
+    return [(pl.col("finish_reason").is_in(CUT), pl.lit("unfinished"))]
 
 
 def _number_prompts(candidates: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:

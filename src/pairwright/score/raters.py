@@ -14,7 +14,7 @@ import polars as pl
 from pairwright.errors import ConfigError
 from pairwright.score.facts import FACTS
 from pairwright.score.rules import Check, grade, parse_checks
-from pairwright.tables import SCORES, Split, drops, empty
+from pairwright.tables import DROPPED, SCORES, Split, drops, empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def rate(prompts: pl.DataFrame, responses: pl.DataFrame, raters: Sequence[Rater]
             ids = {"prompt_id": said["prompt_id"], "response_id": said["response_id"]}
             rows += [ids | row for row in RATERS[entry.rater](entry, by_id[said["prompt_id"]], said["response"])]
     if not rows:
-        return Split(empty(SCORES), drops("score", pl.DataFrame(schema={"prompt_id": pl.String}), ""))
+        return Split(empty(SCORES), empty(DROPPED))
     scores = pl.DataFrame(rows, schema=SCORES.schema, orient="row")
     nulls = scores.filter(pl.col("score").is_null())
     return Split(scores, drops("score", nulls, pl.col("reason"), detail=pl.col("rater")))
