@@ -35,8 +35,10 @@ class Table:
         return {name: kind if isinstance(kind, pl.DataType) else kind() for name, kind in self.columns.items()}
 
 
-def _table(name: str, key: Sequence[str], required: str, columns: Mapping[str, object]) -> Table:
-    return Table(name, columns, frozenset([*key, *required.split()]), tuple(key))  # type: ignore[arg-type]
+def _table(name: str, key: Sequence[str], required: str, columns: Mapping[str, object], *, may_lack: str = "") -> Table:
+    """`may_lack` names columns of the key that may be null."""
+    needed = frozenset([*key, *required.split()]) - {*may_lack.split()}
+    return Table(name, columns, needed, tuple(key))  # type: ignore[arg-type]
 
 
 PROMPTS = _table(
@@ -77,6 +79,60 @@ SCORES = _table(
         "scale_min": pl.Float64,
         "scale_max": pl.Float64,
     },
+)
+LOGPS = _table(
+    "logps",
+    ["prompt_id", "response_id", "model_hash", "template_hash"],
+    "model n_tokens truncated",
+    {
+        "prompt_id": pl.String,
+        "response_id": pl.String,
+        "model": pl.String,  # in words
+        "model_hash": pl.String,  # weights, adapter, precision
+        "template_hash": pl.String,  # chat template, special tokens, truncation
+        "logp": pl.Float64,  # sum over the response's tokens, nats; null when missing
+        "n_tokens": pl.Int32,  # that the sum is over
+        "truncated": pl.Boolean,  # tokens beyond max_length are not in the sum
+        "reason": pl.String,  # why logp is null
+        "response_hash": pl.String,  # of the text: a log-probability belongs to a text, not to an id
+    },
+)
+COMPARISONS = _table(
+    "comparisons",
+    ["prompt_id", "left_id", "right_id", "rater", "shown_first", "draw"],
+    "",
+    {
+        "prompt_id": pl.String,
+        "left_id": pl.String,
+        "right_id": pl.String,
+        "rater": pl.String,
+        "outcome": pl.String,  # left, right, tie, or null when missing
+        "shown_first": pl.String,  # left, right, or null when nobody said
+        "draw": pl.Int32,  # of the same question in the same order, from 0
+        "reason": pl.String,  # why outcome is null
+    },
+    may_lack="shown_first",
+)
+JUDGEMENTS = _table(
+    "judgements",
+    ["prompt_id", "left_id", "right_id", "rater", "shown_first", "draw"],
+    "",
+    {
+        "prompt_id": pl.String,
+        "left_id": pl.String,  # the response that was judged; of a comparison the left one
+        "right_id": pl.String,  # null when one response was judged alone
+        "rater": pl.String,
+        "shown_first": pl.String,  # left or right of a comparison
+        "draw": pl.Int32,
+        "reply": pl.String,  # the judge's own words, also where they could not be read
+        "score": pl.Float64,
+        "outcome": pl.String,
+        "reason": pl.String,  # why there is neither score nor outcome
+        "n_tokens": pl.Int32,  # of the reply
+        "model": pl.String,  # as the server named itself
+        "request_id": pl.String,
+    },
+    may_lack="right_id shown_first",
 )
 PAIRS = _table(
     "pairs",
@@ -127,7 +183,12 @@ DROPPED = _table(
         "detail": pl.String,
     },
 )
-TABLES = {table.name: table for table in (PROMPTS, RESPONSES, SCORES, PAIRS, PROMPT_STATS, DROPPED)}
+TABLES = {
+    table.name: table
+    for table in (
+        PROMPTS, RESPONSES, SCORES, LOGPS, COMPARISONS, JUDGEMENTS, PAIRS, PROMPT_STATS, DROPPED,
+    )
+}  # fmt: skip
 
 
 class Split(NamedTuple):
@@ -146,6 +207,11 @@ def prompt_id(messages: Sequence[Message]) -> str:
     """First 16 hex digits of the sha256 of the canonical JSON of the messages (role and content only)."""
     turns = [f'{{"content":{_quoted(turn["content"])},"role":{_quoted(turn["role"])}}}' for turn in messages]
     text = f"[{','.join(turns)}]"  # what canonical_json gives, several times as fast
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def text_hash(text: str) -> str:
+    """First 16 hex digits of the sha256 of a text."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
