@@ -121,7 +121,7 @@ class LogProb(NamedTuple):
     """The summed log-probability of one response, in nats, or the reason why there is none."""
 
     key: int
-    index: int  # of the response within its `Answered`
+    place: int  # of the response within its `Answered`
     logp: float | None
     n_tokens: int  # response tokens that the sum is over
     truncated: bool = False  # tokens beyond max_length were cut off and are not in the sum

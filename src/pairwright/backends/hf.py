@@ -43,7 +43,7 @@ def files(model: str) -> list[Path]:
     source, more = where(model)
     folder = Path(source)
     if not folder.is_dir():
-        from transformers.utils import cached_file  # type: ignore[attr-defined]
+        from transformers.utils import cached_file
 
         try:
             found = cached_file(source, "config.json")
