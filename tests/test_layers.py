@@ -10,7 +10,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "pairwright"
 GROUND = {"errors", "protocols", "tables"}
 STAGE = GROUND | {"core"}
-WIRING = {"cli", "wiring", "export", "demo", "pipeline", "engine", "settings", "store"}
+WIRING = {
+    "cli", "wiring", "recipe", "manifest", "rating", "sampling",
+    "export", "demo", "pipeline", "engine", "settings", "store",
+}  # fmt: skip
 EVERYTHING = STAGE | WIRING | {"sample", "score", "pair", "audit", "report", "io", "backends"}
 MAY_IMPORT = {
     "errors": set(),
@@ -26,7 +29,12 @@ MAY_IMPORT = {
     **dict.fromkeys(("sample", "score", "pair", "audit"), STAGE),
     "pipeline": GROUND | {"store", "engine", "settings"},
     "demo": {"errors", "store"},
-    "export": EVERYTHING - {"cli", "wiring", "pipeline", "backends", "sample"},
+    "export": EVERYTHING
+    - {"cli", "wiring", "recipe", "manifest", "rating", "sampling", "pipeline", "backends", "sample"},
+    "sampling": GROUND | {"sample", "store", "pipeline"},
+    "rating": GROUND | {"core", "score", "backends", "store", "settings", "pipeline"},
+    "recipe": EVERYTHING - {"cli", "wiring", "manifest", "sampling", "pipeline", "backends", "io", "demo"},
+    "manifest": {"recipe", "pair", "score", "store"},
     "wiring": EVERYTHING - {"cli", "demo"},
     "cli": EVERYTHING,
 }

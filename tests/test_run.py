@@ -12,6 +12,7 @@ from pairwright import pipeline, wiring
 from pairwright.backends.fake import FakeSampler
 from pairwright.errors import StoreError
 from pairwright.protocols import Ask, Decoding, Drawn
+from pairwright.recipe import Asked
 from pairwright.store import Journal, Stage, locked
 from pairwright.tables import RESPONSES
 
@@ -39,7 +40,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(path: Path, folder: Path, **changes: object) -> list[pipeline.Outcome]:
-    recipe = wiring.read_recipe(path, {key.replace("__", "."): value for key, value in changes.items()})
+    recipe = wiring.read_recipe(path, Asked({key.replace("__", "."): value for key, value in changes.items()}))
     return pipeline.run(folder, wiring.steps(recipe, folder))
 
 
@@ -78,7 +79,7 @@ def test_an_unchanged_run_runs_nothing(recipe: Recipe, tmp_path: Path) -> None:
     run(path, tmp_path / "run")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
     drawn = Counting.drawn
-    assert [each.why for each in run(path, tmp_path / "run")] == ["unchanged"] * 5
+    assert [each.why for each in run(path, tmp_path / "run")] == ["unchanged"] * 7
     assert Counting.drawn == drawn
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
 
@@ -88,7 +89,7 @@ def test_a_changed_rule_runs_pairing_and_export_alone(recipe: Recipe, tmp_path: 
     run(path, tmp_path / "run")
     drawn = Counting.drawn
     why = {each.stage: each.why for each in run(path, tmp_path / "run", pair__rejected="min")}
-    assert why["sample"] == why["score"] == why["prompts"] == "unchanged"
+    assert why["sample"] == why["score-rules"] == why["prompts"] == "unchanged"
     assert why["pair"] == "settings (rejected) changed"
     assert why["export"] == "reads (pair) changed"
     assert Counting.drawn == drawn
@@ -241,9 +242,9 @@ def test_no_score_outlives_the_text_it_was_given_to(
     run(path, folder)
     (folder / "stages/sample/responses-00001-of-00003.parquet").unlink()
     dry = pipeline.plan(folder, wiring.steps(wiring.read_recipe(path), folder))
-    assert {step.name: why for step, _, _, why in dry}["pair"] == "sample and score will be made again"
+    assert {step.name: why for step, _, _, why in dry}["pair"] == "sample and score-rules will be made again"
     assert {each.stage: each.made for each in run(path, folder)} == {
-        "prompts": 0, "sample": 1, "score": 1, "pair": 1, "export": 1
+        "prompts": 0, "sample": 1, "score-rules": 1, "score-length": 1, "scores": 1, "pair": 1, "export": 1
     }  # fmt: skip
     for row in pl.read_parquet(folder / "candidates.parquet").iter_rows(named=True):
         assert json.loads(row["scores"])["length"] == len(row["response"])

@@ -23,6 +23,7 @@ from pairwright.backends.openvino import OpenVINOSampler, to_config
 from pairwright.demo import recipe_file
 from pairwright.io.prompts import read_prompts
 from pairwright.protocols import Ask
+from pairwright.recipe import Asked
 from pairwright.store import read_json
 
 
@@ -38,7 +39,7 @@ def main() -> None:
     print(f"load {time.perf_counter() - begun:.1f} s, redraw: {sampler.redraw}")
     with tempfile.TemporaryDirectory() as folder:
         path = recipe_file(Path(folder), options.prompts)
-        recipe = wiring.read_recipe(path, {"sample.n": options.n})
+        recipe = wiring.read_recipe(path, Asked({"sample.n": options.n}))
         prompts = read_prompts(recipe.prompts).kept
         wiring.SAMPLERS["openvino"] = lambda _: sampler
         asks = [Ask(i, messages, options.n, 1000 + i) for i, messages in enumerate(prompts["prompt"].to_list())]

@@ -11,9 +11,9 @@ from pairwright import __version__
 from pairwright.errors import ConfigError, PairwrightError
 
 if TYPE_CHECKING:
-    from pairwright.pipeline import Outcome
+    from pairwright.pipeline import Outcome, Watch
+    from pairwright.recipe import Recipe
     from pairwright.score.combine import Reward
-    from pairwright.wiring import Recipe, Watch
 
 app = typer.Typer(
     help="Builds, repairs and explains the preference pairs that DPO trains on.",
@@ -23,6 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_VARIANT = "Take a reward model whose scores move with batch or padding, and record it."
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder of the run.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A key of the recipe: --set sample.n=4. May be repeated.")]
@@ -58,12 +59,14 @@ def demo(
 ) -> None:
     """A whole run on this machine, offline, with a real small model."""
     from pairwright.demo import recipe_file
+    from pairwright.recipe import Asked
+    from pairwright.wiring import read_recipe
 
     path = recipe_file(out, prompts)
     changes: dict[str, object] = {"sample.n": n, "sample.backend": backend}
     if backend != "openvino":
         changes["sample.model"] = None
-    result = _run(path, out, changes, until=None, as_json=as_json)
+    result = _run(read_recipe(path, Asked(changes)), out, until=None, as_json=as_json)
     if not as_json:
         _show_pairs(out)
     _end(result, as_json)
@@ -75,26 +78,62 @@ def run(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; runs/NAME_OF_THE_RECIPE.")] = None,
     change: Set = None,
     dry_run: DryRun = False,
+    allow_variant: Annotated[bool, typer.Option("--allow-variant", help=_VARIANT)] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Ask again where a rater failed.")] = False,
     as_json: Json = False,
 ) -> None:
     """All stages of a recipe into one run folder; what is done and unchanged is not done again."""
+    from pairwright.recipe import Asked
+    from pairwright.wiring import read_recipe
+
     folder = out or Path("runs") / recipe.stem
+    asked = Asked(_changes(change), allow_variant=allow_variant)
     if dry_run:
-        _dry_run(recipe, folder, _changes(change), as_json)
+        _dry_run(read_recipe(recipe, asked), folder, as_json)
         return
-    _end(_run(recipe, folder, _changes(change), until=None, as_json=as_json), as_json)
+    _end(_run(read_recipe(recipe, asked), folder, until=None, as_json=as_json, retry=retry), as_json)
 
 
 @app.command()
 def sample(recipe: Path, out: Out, change: Set = None, as_json: Json = False) -> None:
     """A recipe up to its responses."""
-    _end(_run(recipe, out, _changes(change), until="sample", as_json=as_json), as_json)
+    from pairwright.recipe import Asked
+    from pairwright.wiring import read_recipe
+
+    _end(_run(read_recipe(recipe, Asked(_changes(change))), out, until="sample", as_json=as_json), as_json)
 
 
 @app.command()
-def score(recipe: Path, out: Out, change: Set = None, as_json: Json = False) -> None:
-    """A recipe up to its scores."""
-    _end(_run(recipe, out, _changes(change), until="score", as_json=as_json), as_json)
+def score(  # noqa: PLR0913  (options of a command)
+    source: Annotated[Path, typer.Argument(help="A recipe (.yaml), or responses (.parquet, .jsonl).")],
+    out: Out,
+    rater: Annotated[
+        list[str] | None,
+        typer.Option("--rater", help="A rater: rules, FILE.py:FUNCTION, or '{rater: reward_model, model: ...}'."),
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option("--column", help="Another name: --column response=answer.")
+    ] = None,
+    layout: Annotated[str | None, typer.Option("--layout", help="A public layout, as ultrafeedback or nectar.")] = None,
+    change: Set = None,
+    allow_variant: Annotated[bool, typer.Option("--allow-variant", help=_VARIANT)] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Ask again where a rater failed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """A recipe up to its scores, or responses that exist already: any number of raters, side by side."""
+    from pairwright.recipe import Asked, file_recipe
+    from pairwright.wiring import read_recipe
+
+    raters = [_value(text) for text in rater or []]
+    if source.suffix in {".yaml", ".yml"}:
+        if column or layout:
+            raise ConfigError("--column and --layout are for a file of responses; a recipe says it under candidates")
+        recipe = read_recipe(source, Asked(_changes(change), raters, allow_variant))
+    else:
+        columns = {key: str(value) for key, value in _changes(column, parse=False).items()}
+        recipe = file_recipe(source, Asked(_changes(change), raters, allow_variant), columns=columns, layout=layout)
+    result = _run(recipe, out, until="scores", as_json=as_json, retry=retry)
+    _end_of_scores(result, out, as_json)
 
 
 @app.command()
@@ -126,9 +165,9 @@ def pair(  # noqa: PLR0913  (options of a command)
     """Scored candidates into pairs: parquet, ledger, card and page."""
     from pairwright.export import Export, export_file, export_grid
     from pairwright.io.candidates import read_candidates
+    from pairwright.manifest import file_manifest
     from pairwright.pair.build import Pairing
     from pairwright.settings import from_table
-    from pairwright.wiring import file_manifest
 
     if (rejected is None) is not grid:
         raise ConfigError(
@@ -271,20 +310,21 @@ def _changes(given: list[str] | None, *, parse: bool = True) -> dict[str, Any]:
     return changes
 
 
-def _run(path: Path, folder: Path, changes: dict[str, object], *, until: str | None, as_json: bool) -> dict[str, Any]:
+def _run(recipe: "Recipe", folder: Path, *, until: str | None, as_json: bool, retry: bool = False) -> dict[str, Any]:
     from pairwright.pipeline import run as run_steps
-    from pairwright.wiring import read_recipe, steps
+    from pairwright.wiring import forget_failures, steps
 
-    recipe = read_recipe(path, changes)
     with _progress(as_json) as watch:
         todo = steps(recipe, folder, watch)
         names = [step.name for step in todo]
         todo = todo[: names.index(until) + 1] if until else todo
+        if retry:
+            forget_failures(folder, todo)
         outcomes = run_steps(folder, todo, tell=(lambda _: None) if as_json else _say)
-    return _result(folder, recipe, outcomes)
+    return _result(folder, outcomes)
 
 
-def _result(folder: Path, recipe: "Recipe", outcomes: "list[Outcome]") -> dict[str, Any]:
+def _result(folder: Path, outcomes: "list[Outcome]") -> dict[str, Any]:
     from pairwright.store import read_json
 
     ledger = read_json(folder / "ledger.json") if outcomes[-1].stage == "export" else {}
@@ -311,15 +351,66 @@ def _end(result: dict[str, Any], as_json: bool) -> None:
     elif "stages" in result:
         _print_ledger(result, Path(result["run"]))
     else:
+        width = max(len(each["stage"]) for each in result["ran"])
         for each in result["ran"]:
-            _say(f"{each['stage']:8} {each['shards_made']} shards made, {each['shards_kept']} kept ({each['why']})")
+            _say(
+                f"{each['stage']:{width}} {each['shards_made']} shards made, {each['shards_kept']} kept ({each['why']})"
+            )
     if failed:
         told = ", ".join(f"{reason} {n}" for reason, n in failed.items())
         sys.stderr.write(f"pairwright: some rows could not be used: {told}; dropped.parquet names each\n")
         raise typer.Exit(2)
 
 
-_FAILURES = {"prompt_missing", "prompt_unusable", "prompt_too_long", "generation_failed"}
+_FAILURES = {
+    "prompt_missing", "prompt_unusable", "prompt_too_long", "generation_failed",
+    "judge_failed", "reward_failed", "function_failed", "out_of_memory",
+}  # fmt: skip
+
+
+def _end_of_scores(result: dict[str, Any], folder: Path, as_json: bool) -> None:
+    """What the raters say, side by side; exit code 2 when one failed where it might not the next time."""
+    from pairwright.store import read_json
+
+    told: dict[str, Any] = read_json(folder / "scores.json")
+    if as_json:
+        _say(json.dumps(result | told))
+    else:
+        _print_scores(told, folder)
+    failed = {line["rater"]: n for line in told["raters"] if (n := sum(line["nulls"].get(why, 0) for why in _FAILURES))}
+    if failed:
+        names = ", ".join(f"{rater} {n}" for rater, n in failed.items())
+        sys.stderr.write(f"pairwright: some calls failed: {names}; scores are null there, --retry asks again\n")
+        raise typer.Exit(2)
+
+
+def _print_scores(told: dict[str, Any], folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:.3g}"
+
+    console = Console(soft_wrap=True)
+    table = Table(
+        "rater", "scores", "missing", "low", "high", "distinct", "ties", "at the top", box=None, pad_edge=False
+    )
+    for line in told["raters"]:
+        lost = ", ".join(f"{why} {n}" for why, n in line["nulls"].items())
+        numbers = [number(line[key]) for key in ("low", "high", "distinct", "ties", "at_high")]
+        table.add_row(line["rater"], str(line["n"]), lost, *numbers)
+    console.print(table)
+    if told["agreement"]:
+        both = Table("agreement within prompts", "mean Spearman", "se", "prompts", "alpha", box=None, pad_edge=False)
+        for line in told["agreement"]:
+            both.add_row(
+                f"{line['a']} · {line['b']}", *(number(line[key]) for key in ("rho", "se", "prompts", "alpha"))
+            )
+        console.print()
+        console.print(both)
+    console.print(f"\nscores  {folder / 'scores.parquet'}\n", highlight=False)
+    for text in told["advice"]:
+        _say(text)
 
 
 def _print_ledger(ledger: dict[str, Any], folder: Path) -> None:
@@ -338,23 +429,23 @@ def _print_ledger(ledger: dict[str, Any], folder: Path) -> None:
         _say(line)
 
 
-def _dry_run(path: Path, folder: Path, changes: dict[str, object], as_json: bool) -> None:
+def _dry_run(recipe: "Recipe", folder: Path, as_json: bool) -> None:
     from pairwright.pipeline import plan
-    from pairwright.wiring import read_recipe, steps
+    from pairwright.wiring import steps
 
     told = [
         {"stage": step.name, "would_run": bool(why), "why": why or "unchanged"}
-        for step, _, _, why in plan(folder, steps(read_recipe(path, changes), folder))
+        for step, _, _, why in plan(folder, steps(recipe, folder))
     ]
     if as_json:
         _say(json.dumps({"run": str(folder), "plan": told}))
         return
     for each in told:
-        _say(f"{each['stage']:8} {'would run' if each['would_run'] else 'stays':10} {each['why']}")
+        _say(f"{each['stage']:12} {'would run' if each['would_run'] else 'stays':10} {each['why']}")
 
 
 def _progress(quiet: bool) -> Any:
-    """A bar for the draws: how many of all, tokens per second, time left. Only on a terminal."""
+    """A bar for draws and calls: how many of all, how many per second, time left. Only on a terminal."""
     from contextlib import contextmanager
 
     @contextmanager
@@ -362,13 +453,13 @@ def _progress(quiet: bool) -> Any:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        from pairwright.wiring import Watch
+        from pairwright.pipeline import Watch
 
         columns = (
-            TextColumn("sampling"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]:.0f} tokens/s"),
+            TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(),
         )
         console = Console(stderr=True)
@@ -381,16 +472,20 @@ def _progress(quiet: bool) -> Any:
 def _watch(bar: Any, kind: "type[Watch]") -> "Watch":
     import time
 
-    state: dict[str, Any] = {"tokens": 0}
+    state: dict[str, Any] = {}
 
-    def begin(total: int) -> None:
-        state["task"], state["since"] = bar.add_task("", total=total, speed=0.0), time.monotonic()
+    def begin(total: int, what: str) -> None:
+        state.update(task=bar.add_task(what, total=total, speed=""), since=time.monotonic(), tokens=0, calls=0)
 
-    def drew(tokens: int) -> None:
+    def done(calls: int, tokens: int) -> None:
         state["tokens"] += tokens
-        bar.update(state["task"], advance=1, speed=state["tokens"] / max(1e-9, time.monotonic() - state["since"]))
+        state["calls"] += calls
+        count, unit = (state["tokens"], "tokens") if state["tokens"] else (state["calls"], "calls")
+        bar.update(
+            state["task"], advance=calls, speed=f"{count / max(1e-9, time.monotonic() - state['since']):.0f} {unit}/s"
+        )
 
-    return kind(begin, drew)
+    return kind(begin, done)
 
 
 def _show_pairs(folder: Path, count: int = 3) -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import polars as pl
 
@@ -83,6 +83,7 @@ class Folder:
         self.dropped = Parts(folder / "dropped.parquet")
         self.candidates = Parts(folder / "candidates.parquet") if candidates else None
         self.tally = new_tally(pairing)
+        self.scored: Mapping[str, Any] = {}  # what the raters say side by side
 
     def add(self, candidates: pl.DataFrame, built: Built, *, texts: bool = True) -> None:
         """One batch of whole prompts with what the pair stage made of it."""
@@ -139,6 +140,9 @@ class Folder:
             "inputs": told["inputs"],
             "stages": stages,
             "raters": rater_facts(tally),
+            "agreement": {key: self.scored.get(key) for key in ("agreement", "alpha", "raters")}
+            if self.scored
+            else None,
             **pairing_facts(tally),
             "prompts_total": tally.prompts,
             "prompts_shown": len(prompts),
@@ -230,39 +234,66 @@ def export_run(
     settings: Export,
     pairing: Pairing,
     reward: Reward,
-    stages: tuple[Stage, Stage, Stage, Stage],
+    stages: "Stages",
     told: Mapping[str, Any],
-) -> Frames:
-    """The outputs of a run, shard by shard; `stages` are those of prompts, sample, score and pair."""
-    prompts, sampled, scored, paired = stages
+    scored: Mapping[str, Any],
+) -> None:
+    """The outputs of a run, shard by shard; `scored` is what the raters say side by side."""
+    prompts, sampled, paired = stages.prompts, stages.sample, stages.pair
     out = Folder(folder, pairing, settings, candidates=True)
+    out.scored, raters = scored, stages.raters
+    out.tally.notes += scored["advice"]
     entries = {name: Entry(name, unit) for name, unit in _UNITS.items()}
     kept_parts = []
     assert out.candidates is not None
     for shard in range(prompts.shards):
         asked, said = prompts.read("prompts", shard), sampled.read("responses", shard)
-        scores = scored.read("scores", shard)
+        scores = stages.scores(shard)
         rows = said.join(asked.select("prompt_id", "prompt"), on="prompt_id", how="left", maintain_order="left")
         rows = rewarded(joined(rows, scores, reward), reward, pairing)
         built = Built(paired.read("pairs", shard), paired.read("prompt_stats", shard), paired.read("dropped", shard))
         out.add(rows, built)
         out.candidates.add(_candidates(rows, scores))
-        for (rater,), each in scores.group_by("rater", maintain_order=True):
-            if "." not in str(rater):
-                out.tally.add_scores(str(rater), each["score"], each["reason"])
-        lost = prompts.read("dropped", shard)
-        wanted = asked.height * int(told["settings"]["sample"]["n"])
+        for rater in raters:
+            each = scores.filter(pl.col("rater") == rater)
+            out.tally.add_scores(rater, each["score"], each["reason"])
+        lost, unsaid = prompts.read("dropped", shard), sampled.read("dropped", shard)
+        n = told["settings"].get("sample", {}).get("n")
         _count(out, entries["prompts"], asked.height + lost.height, asked.height, lost)
-        _count(out, entries["sample"], wanted, said.height, sampled.read("dropped", shard))
-        _count(out, entries["score"], scores.height, scores["score"].count(), scored.read("dropped", shard))
+        _count(out, entries["sample"], asked.height * n if n else said.height + unsaid.height, said.height, unsaid)
+        unscored = pl.concat([stage.read("dropped", shard) for stage in stages.score.values()])
+        _count(out, entries["score"], scores.height, scores["score"].count(), unscored)
         kept_parts.append(scores.filter(pl.col("rater") != reward.name))
     entries["pair"] = pair_entry(out.tally)
-    for stage in stages:
-        seconds = stage.record.get("seconds")
-        entries[stage.name].seconds = seconds if isinstance(seconds, float) else None
+    for name, held in (
+        ("prompts", [prompts]),
+        ("sample", [sampled]),
+        ("score", stages.score.values()),
+        ("pair", [paired]),
+    ):
+        took = [seconds for stage in held if isinstance(seconds := stage.record.get("seconds"), float)]
+        entries[name].seconds = round(sum(took), 3) if took else None
     parts = pl.concat(kept_parts).with_columns(pl.col("rater").str.strip_prefix(f"{reward.name}."))
     out.close(entries.values(), told, parts)
-    return {}
+
+
+class Stages(Protocol):
+    """The stage folders of a run."""
+
+    @property
+    def prompts(self) -> Stage: ...
+    @property
+    def sample(self) -> Stage: ...
+    @property
+    def score(self) -> Mapping[str, Stage]: ...
+    @property
+    def pair(self) -> Stage: ...
+    @property
+    def raters(self) -> Sequence[str]:
+        """The raters that stand for themselves."""
+        ...
+
+    def scores(self, shard: int, /) -> pl.DataFrame: ...
 
 
 _UNITS = {"prompts": "prompts", "sample": "responses", "score": "scores", "pair": "prompts"}

@@ -37,6 +37,17 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Watch:
+    """What a long stage tells while it runs: how many calls are to come, of what, and the tokens of those that end."""
+
+    begin: Callable[[int, str], None] = lambda _, __: None
+    done: Callable[[int, int], None] = lambda _, __: None
+
+
+SILENT = Watch()
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of a stage: how many shards were made now, why, and in how many seconds."""
 

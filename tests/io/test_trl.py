@@ -8,11 +8,12 @@ import polars as pl
 import pytest
 
 from pairwright import pipeline, wiring
+from pairwright.recipe import Asked
 
 
 @pytest.fixture
 def run_folder(recipe: Callable[..., Path], tmp_path: Path) -> Path:
-    parsed = wiring.read_recipe(recipe(), {"export.jsonl": True})
+    parsed = wiring.read_recipe(recipe(), Asked({"export.jsonl": True}))
     pipeline.run(tmp_path / "run", wiring.steps(parsed, tmp_path / "run"))
     return tmp_path / "run"
 

@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 
 from pairwright.report import facts as shapes
-from pairwright.report.facts import Candidate, Facts, Histogram, Pick, Prompt, Rater, Stage
+from pairwright.report.facts import Candidate, Facts, Histogram, Pick, Prompt, Rater, SideRater, Stage
 
 HOSTILE_ID = "0f0f0f0f0f0f0f0f"
 SAMPLES = 16
@@ -75,6 +75,22 @@ def build(payload: str | None = None) -> Facts:
             _rater("rules", scores, {"judge_unparsed": nulls}, bins=16),
             _rater("rules.words", [0.0] * 23 + [1.0] * 57, {}, bins=4),
         ],
+        "agreement": {
+            "raters": [_side("rules", at_high=0.31), _side("judge", ties=0.42)],
+            "agreement": [
+                {
+                    "a": "rules",
+                    "b": "judge",
+                    "rho": 0.44,
+                    "se": 0.12,
+                    "prompts": 4,
+                    "too_few": 0,
+                    "constant": 1,
+                    "alpha": 0.39,
+                }
+            ],
+            "alpha": {"raters": ["rules", "judge"], "value": 0.39, "low": 0.2, "high": 0.5},
+        },
         "rules": {
             "chosen": "max",
             "rejected": "mu-2sigma",
@@ -298,3 +314,19 @@ class Reader(HTMLParser):
 
     def inside(self, name: str, **attributes: str) -> list[dict[str, str]]:
         return [told for tag, told in self.elements if tag == name and attributes.items() <= told.items()]
+
+
+def _side(name: str, *, ties: float = 0.1, at_high: float = 0.05) -> SideRater:
+    return {
+        "rater": name,
+        "n": 75,
+        "nulls": {"judge_unparsed": 5},
+        "distinct": 12,
+        "constant": False,
+        "low": 0.0,
+        "high": 1.0,
+        "scale": [0.0, 1.0],
+        "ties": ties,
+        "at_low": 0.02,
+        "at_high": at_high,
+    }

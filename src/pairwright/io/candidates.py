@@ -8,7 +8,7 @@ Columns go by the names that are in use (`NAMES`); other names are given as {"sc
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -47,6 +47,7 @@ LONG = (
     "scale_max",
 )
 NESTED = ("prompt", "prompt_id", "responses", "scores", "source", "scale_min", "scale_max")
+_SCORES = ("score", "scores", "scale_min", "scale_max")
 _TEXT = ("prompt_id", "response", "response_id", "source", "finish_reason")
 _JSON: dict[str, Any] = {
     "prompt": str | list[dict[str, str]] | None,
@@ -66,46 +67,65 @@ BATCH_PROMPTS = 4_000
 PASS_BYTES = 64 * 2**20  # of a compressed Parquet file whose prompts do not stand together, per pass
 
 
-def find_columns(
-    available: Sequence[str], renamed: Mapping[str, str], raters: Sequence[str] = (), *, where: str
-) -> dict[str, str]:
+class Wanted(NamedTuple):
+    """What a reader looks for: columns under other names, further columns of numbers, whether scores must be there."""
+
+    renamed: Mapping[str, str]
+    raters: Sequence[str] = ()
+    scored: bool = True
+
+
+def find_columns(available: Sequence[str], wish: Wanted, *, where: str) -> dict[str, str]:
     """{our name: the file's column} of a long or nested file; DataError lists what is there when nothing fits."""
+    renamed, raters, scored = wish
     if unknown := [name for name in renamed if name not in NAMES]:
         raise ConfigError(f"unknown column name {unknown[0]!r}; known: {', '.join(NAMES)}")
     if absent := [column for column in (*renamed.values(), *raters) if column not in available]:
         raise DataError(f"{where} has no column {absent[0]!r}; it has {', '.join(available)}")
     found = {name: next((c for c in names if c in available), None) for name, names in NAMES.items()}
     found.update(renamed)
-    nested = found["responses"] is not None and found["scores"] is not None and "response" not in renamed
+    nested = (
+        found["responses"] is not None and "response" not in renamed and (found["scores"] is not None or not scored)
+    )
     nested = nested and not raters  # several raters come as one column each, beside one response a row
     wanted = NESTED if nested else LONG
     columns = {name: column for name in wanted if (column := found[name]) is not None}
-    needs = ("responses", "scores") if nested else ("score",) * (not raters)
+    if not scored:
+        columns = {name: column for name, column in columns.items() if name not in _SCORES}
+        needs: tuple[str, ...] = ("responses",) if nested else ("response", "prompt")
+    else:
+        needs = ("responses", "scores") if nested else ("score",) * (not raters)
     if any(name not in columns for name in needs) or not {"prompt", "prompt_id"} & set(columns):
         raise DataError(
-            f"{where} does not look like scored candidates: it has {', '.join(available) or 'no columns'}. Wanted, one "
-            "row per response: prompt, response, score; or one row per prompt: prompt, responses, rewards. Name other "
-            "columns with --column score=THEIR_NAME"
+            f"{where} does not look like {'scored ' * scored}candidates: it has {', '.join(available) or 'no columns'}. "
+            f"Wanted, one row per response: prompt, response{', score' * scored}; or one row per prompt: prompt, "
+            f"responses{', rewards' * scored}. Name other columns with --column response=THEIR_NAME"
         )
     return columns | {f"rater:{rater}": rater for rater in raters}
 
 
 def read_candidates(
-    path: Path | str, *, columns: Mapping[str, str] | None = None, raters: Sequence[str] = ()
+    path: Path | str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    raters: Sequence[str] = (),
+    scored: bool = True,
 ) -> Iterator[pl.DataFrame]:
     """Batches of whole prompts: prompt_id, response_id, score, and what else of `NAMES` the file has.
 
     `prompt` comes as messages, `score` as f64 with null for missing. Without ids, a prompt's id is the hash of its
     messages and a response's id its number within the prompt (an integer). Rows of one prompt come together even when
     the file scatters them. `raters` are further columns of numbers, which come as "rater:NAME"; `score` may then lack.
+    Without `scored` there need be no scores, and those that are there are passed over; a prompt must then be there.
     """
+    wish = Wanted(columns or {}, raters, scored)
     path = Path(path)
     if not path.exists():
         raise StoreError(f"there is no file {path}")
     if path.suffix in {".jsonl", ".json", ".ndjson"}:
-        batches = _jsonl_batches(path, columns or {}, raters)
+        batches = _jsonl_batches(path, wish)
     elif path.suffix in {".parquet", ".pq"}:
-        batches = _parquet_batches(path, columns or {}, raters)
+        batches = _parquet_batches(path, wish)
     else:
         raise DataError(f"{path}: the name must end in .parquet or .jsonl to say what it is")
     empty = True
@@ -116,11 +136,11 @@ def read_candidates(
         raise DataError(f"{path} holds no rows; there is nothing to pair")
 
 
-def _parquet_batches(path: Path, renamed: Mapping[str, str], raters: Sequence[str]) -> Iterator[pl.DataFrame]:
+def _parquet_batches(path: Path, wish: Wanted) -> Iterator[pl.DataFrame]:
     try:
         scan = pl.scan_parquet(path)
         schema = scan.collect_schema()
-        columns = find_columns(list(schema), renamed, raters, where=str(path))
+        columns = find_columns(list(schema), wish, where=str(path))
         _check_types({name: schema[column] for name, column in columns.items()}, columns, path)
         scan = scan.select(cs.by_name(column).as_expr().alias(name) for name, column in columns.items())
         nested = "responses" in columns
@@ -197,14 +217,14 @@ def _check_types(types: Mapping[str, pl.DataType], columns: Mapping[str, str], p
             )
 
 
-def _jsonl_batches(path: Path, renamed: Mapping[str, str], raters: Sequence[str]) -> Iterator[pl.DataFrame]:
+def _jsonl_batches(path: Path, wish: Wanted) -> Iterator[pl.DataFrame]:
     """JSONL in batches; rows of a prompt that stand apart are only found together within the file as a whole."""
     keys = {key: None for _, row in read_lines(path, dict) for key in row}
     if not keys:
         return
-    columns = find_columns(list(keys), renamed, raters, where=str(path))
+    columns = find_columns(list(keys), wish, where=str(path))
     key = "prompt_id" if "prompt_id" in columns else "prompt"
-    must = frozenset({"responses", "scores"} if "responses" in columns else {key})
+    must = frozenset({"responses", "scores"} & set(columns) or {key})
     kind = struct_of("Row", {name: (_JSON.get(name, float | None), key) for name, key in columns.items()}, must)
     key_R = np.fromiter(_keys(path, key, columns[key]), np.int64)
     start_P = segments.starts(key_R)
@@ -265,11 +285,12 @@ def canonical(rows: pl.DataFrame, *, first_row: int | None, where: str) -> pl.Da
     """One batch in our columns; nested rows are unfolded."""
     at = "" if first_row is None else f" (from row {first_row})"
     if "responses" in rows.columns:
-        rows = _even(rows)
+        together = [name for name in ("responses", "scores") if name in rows.columns]
+        rows = _even(rows) if "scores" in together else rows
         # an empty list becomes one null response, so that its prompt stays in the ledger
-        lists = [pl.when(pl.col(name).list.len() > 0).then(name).alias(name) for name in ("responses", "scores")]
+        lists = [pl.when(pl.col(name).list.len() > 0).then(name).alias(name) for name in together]
         rows = rows.with_columns(lists).with_columns(response_id=pl.int_ranges(0, pl.col("responses").list.len()))
-        rows = rows.explode("responses", "scores", "response_id").rename({"responses": "response", "scores": "score"})
+        rows = rows.explode(*together, "response_id").rename({name: name[:-1] for name in together})
         rows = rows.with_columns(pl.col("response_id").fill_null(0))
     rows = _with_prompts(rows, where=where + at)
     if "response_id" not in rows.columns:
@@ -279,7 +300,7 @@ def canonical(rows: pl.DataFrame, *, first_row: int | None, where: str) -> pl.Da
         raise DataError(
             f"{where}{at}: prompt {again['prompt_id'][0]} has two responses with the id {again['response_id'][0]}"
         )
-    return rows.with_columns(pl.col("^(score|rater:.*)$").cast(pl.Float64))
+    return rows.with_columns(cs.matches("^(score|rater:.*)$").cast(pl.Float64))
 
 
 def _even(rows: pl.DataFrame) -> pl.DataFrame:

@@ -96,6 +96,48 @@ class Prompt(TypedDict):
     candidates: list[Candidate]
 
 
+class SideRater(TypedDict):
+    """`ties` is a share of the comparisons within prompts, `at_low` and `at_high` shares of the scores."""
+
+    rater: str
+    n: int
+    nulls: dict[str, int]
+    distinct: int
+    constant: bool
+    low: float | None
+    high: float | None
+    scale: list[float | None]
+    at_low: float | None
+    at_high: float | None
+    ties: float | None
+
+
+class Pairwise(TypedDict):
+    """Two raters within prompts: mean Spearman over `prompts`, its standard error, Krippendorff's alpha of the ranks."""
+
+    a: str
+    b: str
+    rho: float | None
+    se: float | None
+    prompts: int
+    too_few: int
+    constant: int
+    alpha: float | None
+
+
+class Alpha(TypedDict):
+    raters: list[str]
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class Agreement(TypedDict):
+    raters: list[SideRater]
+    agreement: list[Pairwise]
+    alpha: Alpha | None
+
+
 class Facts(TypedDict):
     title: str
     summary: str
@@ -107,6 +149,7 @@ class Facts(TypedDict):
     inputs: dict[str, str]  # path: sha256
     stages: list[Stage]
     raters: list[Rater]
+    agreement: Agreement | None  # None where one rater stands alone, or nothing was compared
     rules: Rules
     pairs: Pairs
     prompts_total: int

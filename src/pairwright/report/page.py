@@ -15,7 +15,7 @@ from itertools import pairwise
 from string import Template
 
 from pairwright.errors import DataError
-from pairwright.report.facts import Facts, Histogram, Pairs, Rater, Rules, Stage
+from pairwright.report.facts import Agreement, Facts, Histogram, Pairs, Pairwise, Rater, Rules, Stage
 
 NONE = "–"  # a number that does not exist
 MAX_Z = 3.5  # half the width of the z axis
@@ -43,7 +43,7 @@ def page(facts: Facts) -> str:
         summary=_escape(facts["summary"]),
         key=_key(facts),
         stages=_stages(facts["stages"]),
-        raters=_raters(facts["raters"]),
+        raters=_join([_raters(facts["raters"]), _agreement(facts["agreement"])]),
         rules=_rules(facts["rules"]),
         pairs=_pairs(facts["pairs"]),
         prompts=_prompts(facts),
@@ -226,6 +226,52 @@ def _rater(rater: Rater) -> Html:
         *(_n(_number(value)) for value in (*values, sum(rater["nulls"].values()))),
         el("td", _reasons(rater["nulls"])),
     )
+
+
+def _agreement(side: Agreement | None) -> Html:
+    """How much of its scale each rater uses, and whether every two of them agree within prompts."""
+    if side is None:
+        return Html("")
+    used = [
+        el(
+            "tr",
+            el("th", line["rater"], scope="row"),
+            *(_n(_percent(line[key])) for key in ("ties", "at_low", "at_high")),
+            el("td", "says the same about everything" if line["constant"] else ""),
+        )
+        for line in side["raters"]
+    ]
+    numbers = ("ties within prompts", "at the low end", "at the high end")
+    parts = [
+        _table("What raters make of their scale", ["rater", *(_n(t, "th", scope="col") for t in numbers), ""], used)
+    ]
+    if side["agreement"]:
+        parts += [_table("Agreement of raters within prompts", _AGREEMENT_HEAD, map(_pairwise, side["agreement"]))]
+        parts += [el("p", _ALPHA_NOTE, class_="note")]
+    if (alpha := side["alpha"]) and len(alpha["raters"]) > 2:
+        value = f"{_number(alpha['value'])} (95 % of draws {_number(alpha['low'])} to {_number(alpha['high'])})"
+        parts += [el("p", f"Krippendorff's alpha of {', '.join(alpha['raters'])} together: {value}.")]
+    return _join(parts)
+
+
+_AGREEMENT_HEAD = [
+    "raters",
+    *(_n(t, "th", scope="col") for t in ("mean Spearman", "± se", "prompts", "too few", "constant", "alpha")),
+]
+_ALPHA_NOTE = (
+    "Spearman's rank correlation in each prompt, averaged over prompts; prompts with fewer than three shared scores or "
+    "with a rater that does not tell its responses apart are left out. Alpha is Krippendorff's, on the ranks within "
+    "prompts: 1 is perfect agreement, 0 what chance gives."
+)
+
+
+def _pairwise(line: Pairwise) -> Html:
+    values = (line["rho"], line["se"], line["prompts"], line["too_few"], line["constant"], line["alpha"])
+    return el("tr", el("th", f"{line['a']} · {line['b']}", scope="row"), *(_n(_number(value)) for value in values))
+
+
+def _percent(value: float | None) -> str:
+    return NONE if value is None else f"{100 * value:.1f} %"
 
 
 def _rater_plot(rater: Rater) -> Html:

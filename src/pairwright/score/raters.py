@@ -19,16 +19,21 @@ from pairwright.tables import DROPPED, SCORES, Split, drops, empty
 
 @dataclass(frozen=True, slots=True)
 class Rater:
-    """One entry of a recipe's `score` list. `checks` are for prompts that declare none of their own."""
+    """A rater that reads the text alone. `checks` are for prompts that declare none; `name` is what its rows say."""
 
     rater: str
     checks: list[dict[str, object]] = field(default_factory=list)
+    name: str | None = None
 
     def __post_init__(self) -> None:
         if self.rater not in RATERS:
             raise ConfigError(f"unknown rater {self.rater!r}; known: {', '.join(RATERS)}")
         if self.checks:
             parse_checks(self.checks, where=f"rater {self.rater}")
+
+    @property
+    def label(self) -> str:
+        return self.name or self.rater
 
 
 Row = dict[str, object]
@@ -46,17 +51,17 @@ def _declared(checks: str, where: str) -> tuple[Check, ...]:
 def _rules(entry: Rater, prompt: Mapping[str, object], text: str) -> Iterator[Row]:
     declared = prompt["checks"] or (json.dumps(entry.checks) if entry.checks else None)
     if declared is None:
-        yield _rows("rules", None, "no_checks_declared", 0.0, 1.0)
+        yield _rows(entry.label, None, "no_checks_declared", 0.0, 1.0)
         return
     graded = grade(text, _declared(str(declared), f"prompt {prompt['prompt_id']}"))
-    yield _rows("rules", graded.score, None, 0.0, 1.0)
+    yield _rows(entry.label, graded.score, None, 0.0, 1.0)
     for name, part in graded.parts:
-        yield _rows(f"rules.{name}", part, None, 0.0, 1.0)
+        yield _rows(f"{entry.label}.{name}", part, None, 0.0, 1.0)
 
 
 def _fact(name: str, high: float | None) -> "Callable[[Rater, Mapping[str, object], str], Iterator[Row]]":
-    def rate(_: Rater, __: Mapping[str, object], text: str) -> Iterator[Row]:
-        yield _rows(name, FACTS[name](text), None, 0.0, high)
+    def rate(entry: Rater, _: Mapping[str, object], text: str) -> Iterator[Row]:
+        yield _rows(entry.label, FACTS[name](text), None, 0.0, high)
 
     return rate
 

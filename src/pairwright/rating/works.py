@@ -1,0 +1,106 @@
+"""Raters as work: which calls a shard needs, how they are made, and the tables that come of them."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from pairwright.pipeline import Frames
+from pairwright.protocols import Item, Message, RewardModel
+from pairwright.rating.calls import Record, Unit
+from pairwright.tables import SCORES, Table, canonical_json, drops, empty, text_hash
+
+Name = tuple[str, ...]
+
+
+class Asked(NamedTuple):
+    """A response with the prompt it answers."""
+
+    prompt_id: str
+    response_id: str
+    messages: list[Message]
+    response: str
+    seen: str  # hash of both
+
+
+def asked(prompts: pl.DataFrame, responses: pl.DataFrame) -> list[Asked]:
+    """Every response of a shard beside its prompt."""
+    turns = dict(prompts.select("prompt_id", "prompt").iter_rows())
+    said_before: dict[str, str] = {}
+    rows = []
+    for name, response_id, text in responses.select("prompt_id", "response_id", "response").iter_rows():
+        if name not in said_before:
+            said_before[name] = canonical_json(turns[name])
+        rows.append(Asked(name, response_id, turns[name], text, text_hash(said_before[name] + "\0" + text)))
+    return rows
+
+
+def as_tables(rows: Sequence[Record], **more: pl.DataFrame) -> Frames:
+    """Rows of `scores`, each with a `detail` that goes to the drops."""
+    if not rows:
+        return {"scores": empty(SCORES), **more}
+    told = pl.DataFrame(rows, schema={**SCORES.schema, "detail": pl.String}, orient="row")
+    return {**with_drops(told.drop("detail"), told["detail"]), **more}
+
+
+def with_drops(scores: pl.DataFrame, details: pl.Series | None = None) -> Frames:
+    """A missing score stays, as null with its reason, and is named among the drops as well."""
+    detail = pl.Series("detail", [None], pl.String).new_from_index(0, scores.height) if details is None else details
+    nulls = scores.with_columns(detail.alias("detail")).filter(pl.col("score").is_null())
+    said = pl.concat_str("rater", "detail", separator=": ", ignore_nulls=True)
+    return {"scores": scores, "dropped": drops("score", nulls, pl.col("reason"), detail=said)}
+
+
+class Pointwise:
+    """A reward model, a reward server or a function of the user: one response, one call."""
+
+    tables: tuple[Table, ...] = (SCORES,)
+
+    def __init__(
+        self,
+        name: str,
+        opening: Callable[[], RewardModel],
+        scale: tuple[float | None, float | None] = (None, None),
+    ) -> None:
+        self.name, self.scale, self._opening = name, scale, opening
+        self._model: RewardModel | None = None
+
+    def _opened(self) -> RewardModel:
+        if self._model is None:
+            self._model = self._opening()
+        return self._model
+
+    def about(self) -> Mapping[str, object]:
+        return self._opened().about
+
+    def units(self, prompts: pl.DataFrame, responses: pl.DataFrame) -> list[Unit]:
+        rows = asked(prompts, responses)
+        return [Unit((each.prompt_id, each.response_id, each.seen), each) for each in rows]
+
+    def call(self, units: Sequence[Unit]) -> Iterator[tuple[Name, Record]]:
+        payloads: list[Any] = [unit.payload for unit in units]
+        items = [Item(key, each.messages, each.response) for key, each in enumerate(payloads)]
+        for scored in self._opened()(items):
+            yield units[scored.key].id, {"scores": dict(scored.scores), "reason": scored.reason}
+
+    def frames(self, prompts: pl.DataFrame, responses: pl.DataFrame, found: Mapping[Name, Record]) -> Frames:
+        records = [(unit.id, found[unit.id]) for unit in self.units(prompts, responses)]
+        heads = sorted({head for _, record in records for head in record["scores"]})  # type: ignore[attr-defined]
+        return as_tables([self._row(name, record, head) for name, record in records for head in heads or [""]])
+
+    def _row(self, name: Name, record: Record, head: str) -> Record:
+        given: Any = record["scores"]
+        score = given.get(head)
+        held = score is not None and math.isfinite(score)
+        reason, _, detail = str(record["reason"] or "score_missing").partition(": ")
+        return {
+            "prompt_id": name[0],
+            "response_id": name[1],
+            "rater": f"{self.name}.{head}" if head else self.name,
+            "score": score if held else None,
+            "reason": None if held else reason,
+            "scale_min": self.scale[0],
+            "scale_max": self.scale[1],
+            "detail": None if held else detail or None,
+        }
