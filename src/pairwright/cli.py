@@ -316,10 +316,10 @@ def _run(recipe: "Recipe", folder: Path, *, until: str | None, as_json: bool, re
 
     with _progress(as_json) as watch:
         todo = steps(recipe, folder, watch)
-        names = [step.name for step in todo]
-        todo = todo[: names.index(until) + 1] if until else todo
         if retry:
             forget_failures(folder, todo)
+        names = [step.name for step in todo]
+        todo = todo[: names.index(until) + 1] if until else todo
         outcomes = run_steps(folder, todo, tell=(lambda _: None) if as_json else _say)
     return _result(folder, outcomes)
 

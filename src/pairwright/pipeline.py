@@ -151,9 +151,8 @@ def _run_step(
     if step.files and (opened or any(not path.exists() for path in step.files)):
         stage.discard(range(step.shards))  # its files are not in the shards: they are written anew
     todo = [shard for shard in range(step.shards) if not stage.finished(shard)]
-    for reader in _readers(step.name, steps) if step.redraws else []:
-        same = reader.shards == step.shards
-        Stage(folder, reader.name, reader.shards, reader.tables).discard(todo if same else range(reader.shards))
+    if step.redraws:
+        discard_readers(folder, step, steps, todo)
     begun = time.monotonic()
     for shard, frames in step.work(todo):
         stage.write(shard, frames)
@@ -163,7 +162,14 @@ def _run_step(
     return Outcome(step.name, len(todo), step.shards - len(todo), why, seconds)
 
 
-def _readers(name: str, steps: Sequence[Step]) -> list[Step]:
+def discard_readers(folder: Path, step: Step, steps: Sequence[Step], shards: Sequence[int]) -> None:
+    """Makes unfinished what was made of these shards of a step."""
+    for reader in readers(step.name, steps):
+        same = reader.shards == step.shards
+        Stage(folder, reader.name, reader.shards, reader.tables).discard(shards if same else range(reader.shards))
+
+
+def readers(name: str, steps: Sequence[Step]) -> list[Step]:
     """The steps that read this one, or read what reads it."""
     found: list[Step] = []
     names = {name}

@@ -19,7 +19,7 @@ from pairwright.io.prompts import read_prompts
 from pairwright.io.trl import Parts
 from pairwright.manifest import manifest
 from pairwright.pair.build import build_pairs
-from pairwright.pipeline import SILENT, Frames, Step, Watch, code_digest
+from pairwright.pipeline import SILENT, Frames, Step, Watch, code_digest, discard_readers
 from pairwright.protocols import Sampler
 from pairwright.rating.calls import PASSING, Calls, rate_shards
 from pairwright.rating.entries import KINDS, Entry, works
@@ -68,9 +68,14 @@ def forget_failures(folder: Path, todo: list[Step]) -> None:
     with locked(folder):
         for step in todo:
             stage = Stage(folder, step.name, step.shards, step.tables)
-            for shard in range(step.shards) if step.name.startswith("score-") else ():
-                if stage.finished(shard) and stage.read("dropped", shard)["reason"].is_in(PASSING).any():
-                    stage.discard([shard])
+            failed = [
+                shard
+                for shard in (range(step.shards) if step.name.startswith("score-") else ())
+                if stage.finished(shard) and stage.read("dropped", shard)["reason"].is_in(PASSING).any()
+            ]
+            stage.discard(failed)
+            if failed:
+                discard_readers(folder, step, todo, failed)
 
 
 class Folders(NamedTuple):

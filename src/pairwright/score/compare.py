@@ -141,8 +141,9 @@ def _advice(lines: list[dict[str, Any]], both: list[dict[str, Any]]) -> Iterator
             yield f"{name} ties {line['ties']:.0%} of the comparisons within prompts."
     for line in both:
         if line["rho"] is not None and line["rho"] < FEW and line["prompts"] >= 5:
+            what = "hardly agree" if line["rho"] > -FEW else "contradict each other"
             yield (
-                f"{line['a']} and {line['b']} hardly agree about responses to the same prompt (mean Spearman "
+                f"{line['a']} and {line['b']} {what} about responses to the same prompt (mean Spearman "
                 f"{line['rho']:.2f} over {line['prompts']} prompts): which of them is right cannot be told from here."
             )
 
