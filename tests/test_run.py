@@ -36,7 +36,7 @@ class Counting(FakeSampler):
 @pytest.fixture(autouse=True)
 def counting(monkeypatch: pytest.MonkeyPatch) -> None:
     Counting.drawn, Counting.stop_after = 0, None
-    monkeypatch.setitem(wiring.SAMPLERS, "fake", lambda model: Counting(model=model or "fake"))
+    monkeypatch.setitem(wiring.SAMPLERS, "fake", lambda settings: Counting(model=settings.model or "fake"))
 
 
 def run(path: Path, folder: Path, **changes: object) -> list[pipeline.Outcome]:

@@ -364,7 +364,7 @@ def _end(result: dict[str, Any], as_json: bool) -> None:
 
 _FAILURES = {
     "prompt_missing", "prompt_unusable", "prompt_too_long", "generation_failed",
-    "judge_failed", "reward_failed", "function_failed", "out_of_memory",
+    "judge_failed", "scoring_failed", "function_failed", "out_of_memory",
 }  # fmt: skip
 
 

@@ -66,9 +66,16 @@ class Scored(NamedTuple):
 class RewardModel(Protocol):
     """Scores responses one by one. `about` is what the manifest says: self-test, template, read-out, precision."""
 
-    heads: tuple[str, ...]  # ("",) when there is one
-    fingerprint: str
-    about: Mapping[str, object]
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """("",) when there is one."""
+        ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def about(self) -> Mapping[str, object]: ...
 
     def __call__(self, items: Sequence[Item], /) -> Iterator[Scored]: ...
 

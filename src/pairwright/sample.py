@@ -6,7 +6,7 @@ the other prompts nor on n: raising n adds samples and keeps those that are ther
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import polars as pl
@@ -20,7 +20,10 @@ Row = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample. n responses per prompt; `model` is the backend's own name for it, its default when null."""
+    """How to sample. n responses per prompt; `model` is the backend's own name for it, its default when null.
+
+    `endpoint` is for the backend openai: {base_urls: http://127.0.0.1:8000/v1, concurrency: 16, ...}.
+    """
 
     backend: str = "openvino"
     model: str | None = None
@@ -30,6 +33,7 @@ class Sampling:
     top_k: int = 0
     max_tokens: int = 256
     seed: int = 0
+    endpoint: dict[str, object] | None = None
 
     def __post_init__(self) -> None:
         wrong = {
@@ -45,6 +49,10 @@ class Sampling:
                 f"{bad[0]} = {getattr(self, bad[0])} cannot be: n and max_tokens from 1, temperature and seed from 0, "
                 "top_p above 0 and up to 1, top_k from 0 (off)"
             )
+
+    def deciding(self) -> dict[str, object]:
+        """The settings that a text depends on; where the model is served is not among them."""
+        return asdict(self) | {"endpoint": {"extra": (self.endpoint or {}).get("extra")} if self.endpoint else None}
 
     @property
     def decoding(self) -> Decoding:

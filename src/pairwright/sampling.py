@@ -1,7 +1,6 @@
 """The sample stage of a run: draws that a journal or an earlier run holds are not made again."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 
 import polars as pl
 
@@ -58,7 +57,7 @@ def _tables(rows: Mapping[tuple[str, int], dict[str, object]]) -> Frames:
 
 def _earlier(sampled: Stage, sampling: Sampling) -> Iterator[dict[str, object]]:
     """Draws of earlier runs into this folder that differ only in n, prompts or shards: they are what would be drawn."""
-    same = {"settings": {**asdict(sampling), "n": None}}
+    same = {"settings": {**sampling.deciding(), "n": None}}
     now = sampled.record
     for folder in sampled.earlier():
         was = Stage.record_of(folder)

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
+from pairwright.backends.endpoint import Endpoint
 from pairwright.engine import over_shards
 from pairwright.errors import ConfigError
 from pairwright.export import export_run, rewarded
@@ -26,36 +27,54 @@ from pairwright.rating.entries import KINDS, Entry, works
 from pairwright.rating.works import with_drops
 from pairwright.recipe import Asked, Recipe
 from pairwright.recipe import read_recipe as _read_recipe
+from pairwright.sample import Sampling
 from pairwright.sampling import sample_shards
 from pairwright.score.combine import joined
-from pairwright.score.compare import TEXTS, SideBySide, beside, voices
+from pairwright.score.compare import TEXTS, SideBySide, beside, position_facts, voices
 from pairwright.score.raters import rate
 from pairwright.score.rules import parse_checks
-from pairwright.store import Stage, digest, file_hash, locked, read_json, shard_of, write_json
-from pairwright.tables import PAIRS, PROMPT_STATS, PROMPTS, RESPONSES, SCORES, Table, empty
+from pairwright.settings import from_table
+from pairwright.store import Stage, digest, file_hash, locked, read_json, shard_of, write_json, write_parquet
+from pairwright.tables import COMPARISONS, LOGPS, PAIRS, PROMPT_STATS, PROMPTS, RESPONSES, SCORES, Table, empty
 
 
-def _fake(model: str | None) -> Sampler:
+def _fake(settings: Sampling) -> Sampler:
     from pairwright.backends.fake import FakeSampler
 
-    return FakeSampler(model=model or "fake")
+    return FakeSampler(model=settings.model or "fake")
 
 
-def _openvino(model: str | None) -> Sampler:
+def _openvino(settings: Sampling) -> Sampler:
     from pairwright.backends.openvino import EMBEDDED, OpenVINOSampler
 
-    return OpenVINOSampler(model or EMBEDDED)
+    return OpenVINOSampler(settings.model or EMBEDDED)
 
 
-def _openvino_weights(model: str | None) -> str:
+def _openvino_weights(settings: Sampling) -> str:
     from pairwright.backends.openvino import EMBEDDED, fingerprint
 
-    return fingerprint(model or EMBEDDED)
+    return fingerprint(settings.model or EMBEDDED)
+
+
+def _endpoint(settings: Sampling) -> Endpoint:
+    if settings.endpoint is None or settings.model is None:
+        raise ConfigError("[sample] the backend openai needs model: NAME and endpoint: {base_urls: ...}")
+    return from_table(Endpoint, {"model": settings.model, **settings.endpoint}, where="sample.endpoint")
+
+
+def _openai(settings: Sampling) -> Sampler:
+    from pairwright.backends.openai import OpenAISampler
+
+    return OpenAISampler(_endpoint(settings))
 
 
 PLAIN = Asked()
-SAMPLERS: dict[str, Callable[[str | None], Sampler]] = {"fake": _fake, "openvino": _openvino}
-WEIGHTS: dict[str, Callable[[str | None], str]] = {"fake": lambda _: "fake", "openvino": _openvino_weights}
+SAMPLERS: dict[str, Callable[[Sampling], Sampler]] = {"fake": _fake, "openvino": _openvino, "openai": _openai}
+WEIGHTS: dict[str, Callable[[Sampling], str]] = {
+    "fake": lambda _: "fake",
+    "openvino": _openvino_weights,
+    "openai": lambda settings: _endpoint(settings).fingerprint,
+}
 
 
 def read_recipe(path: Path, asked: Asked = PLAIN) -> Recipe:
@@ -169,7 +188,7 @@ def _sampled_steps(recipe: Recipe, stages: Folders, watch: Watch) -> list[Step]:
             yield each, {"prompts": split.kept.filter(shard == each).sort("prompt_id"), "dropped": lost}
 
     def sampled(todo: list[int]) -> Iterator[tuple[int, Frames]]:
-        opening = partial(SAMPLERS[settings.backend], settings.model)
+        opening = partial(SAMPLERS[settings.backend], settings)
         return sample_shards(settings, todo, (stages.prompts, stages.sample), opening, watch)
 
     code = ("pairwright.sample", f"pairwright.backends.{settings.backend}")
@@ -179,7 +198,7 @@ def _sampled_steps(recipe: Recipe, stages: Folders, watch: Watch) -> list[Step]:
             code=("pairwright.io.prompts",), facts={source.name: file_hash(source)},
         ),
         Step(
-            "sample", (RESPONSES,), shards, sampled, asdict(settings), code, ("prompts",),
+            "sample", (RESPONSES,), shards, sampled, settings.deciding(), code, ("prompts",),
             facts={"weights": weights_of(recipe)}, redraws=True,
         ),
     ]  # fmt: skip
@@ -187,7 +206,7 @@ def _sampled_steps(recipe: Recipe, stages: Folders, watch: Watch) -> list[Step]:
 
 def weights_of(recipe: Recipe) -> str | None:
     """Names the weights of the model that samples."""
-    return WEIGHTS[recipe.sample.backend](recipe.sample.model) if recipe.sample else None
+    return WEIGHTS[recipe.sample.backend](recipe.sample) if recipe.sample else None
 
 
 def _shards_of(rows: pl.DataFrame, shards: int) -> pl.Series:
@@ -223,7 +242,7 @@ def _spread(
     if given.layout:
         batches = candidate_frames(given.path, given.layout)
     else:
-        batches = read_candidates(given.path, columns=given.columns, raters=[*raters.values()], scored=bool(raters))
+        batches = read_candidates(given.path, columns=given.columns, raters=[*raters.values()], scored=False)
     named = {rater: "score" if given.layout else f"rater:{column}" for rater, column in raters.items()}
     for batch in as_tables(batches, named, where=str(given.path)):
         for shard in todo:
@@ -239,7 +258,7 @@ def _spread(
 
 def _score_step(recipe: Recipe, folder: Path, entry: Entry, stages: Folders, watch: Watch) -> Step:
     """One rater: local ones over processes, called ones call by call."""
-    name, tables, settings = f"score-{entry.name}", _tables_of(entry), entry.told()
+    name, tables, settings = f"score-{entry.name}", _tables_of(entry), entry.deciding()
     common = ("prompts", "sample")
     if entry.kind == "column":
         if recipe.candidates is None:
@@ -257,9 +276,11 @@ def _score_step(recipe: Recipe, folder: Path, entry: Entry, stages: Folders, wat
         )  # fmt: skip
     kind = KINDS[entry.kind]
     facts = dict(kind.facts(entry.settings))
+    # where its calls are stored: another setting, weight or code is another place
+    place = f"{entry.name}-{digest([settings, facts, code_digest(kind.code)])}"
 
     def called(todo: list[int]) -> Iterator[tuple[int, Frames]]:
-        calls = calls_of(recipe, folder, entry)
+        calls = Calls(folder / "stages" / ".calls" / place, recipe.shards)
         stage = stages.score[entry.name]
 
         def read(shard: int) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -270,13 +291,6 @@ def _score_step(recipe: Recipe, folder: Path, entry: Entry, stages: Folders, wat
 
     code = ("pairwright.rating.works", "pairwright.rating.calls", *kind.code)
     return Step(name, tables, recipe.shards, called, settings, code, common, facts=facts)
-
-
-def calls_of(recipe: Recipe, folder: Path, entry: Entry) -> Calls:
-    """Where the calls of a rater are stored: another setting, weight or code is another place."""
-    kind = KINDS[entry.kind]
-    held = digest([entry.told(), dict(kind.facts(entry.settings)), code_digest(kind.code)])
-    return Calls(folder / "stages" / ".calls" / f"{entry.name}-{held}", recipe.shards)
 
 
 LOCAL_CODE = (
@@ -314,15 +328,37 @@ def _side_by_side(recipe: Recipe, folder: Path, stages: Folders) -> Step:
             side.add(said, scores)
             asked = stages.prompts.read("prompts", shard).select("prompt_id", "prompt")
             parts.add(beside(said.join(asked, on="prompt_id", how="left", maintain_order="left"), scores, columns))
+        more = _beside_scores(folder, stages)
         texts = {**PROMPTS.schema, **RESPONSES.schema}
         parts.close({name: texts[name] for name in TEXTS} | dict.fromkeys(columns, pl.Float64()))
         about = {name: stage.record["about"] for name, stage in stages.score.items() if "about" in stage.record}
-        write_json(files[1], {**side.facts(), "about": about})
+        facts = side.facts()
+        facts["advice"] += [line for each in more["position"].values() for line in each.pop("advice")]
+        write_json(files[1], {**facts, **more, "about": about})
         for each in todo:
             yield each, {}
 
     code = ("pairwright.score.compare", "pairwright.core.agreement")
     return Step("scores", (), 1, compare, {"raters": names}, code, ("prompts", "sample", *_score_names(recipe)), files)
+
+
+def _beside_scores(folder: Path, stages: Folders) -> dict[str, dict[str, Any]]:
+    """logps.parquet and comparisons.parquet where a rater made such tables; how place decided a judge's comparisons."""
+    told: dict[str, dict[str, Any]] = {"position": {}, "logps": {}}
+    for table in (LOGPS, COMPARISONS):
+        held = {name: stage.read(table.name) for name, stage in stages.score.items() if table.name in stage.tables}
+        held = {name: data for name, data in held.items() if data.height}
+        if not held:
+            (folder / f"{table.name}.parquet").unlink(missing_ok=True)
+            continue
+        whole = pl.concat(list(held.values())).unique(table.key, keep="first", maintain_order=True)
+        write_parquet(folder / f"{table.name}.parquet", whole)
+        if table is LOGPS:
+            models = whole.group_by("model", "model_hash", "template_hash", maintain_order=True)
+            told["logps"] = {"models": models.agg(rows=pl.len(), missing=pl.col("logp").null_count()).to_dicts()}
+        else:
+            told["position"] = {name: position_facts(data, name) for name, data in held.items()}
+    return told
 
 
 def _score_names(recipe: Recipe) -> list[str]:

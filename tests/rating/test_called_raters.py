@@ -267,3 +267,13 @@ def test_the_command_says_what_the_raters_say(
     assert done.returncode == 2
     assert "some calls failed: f 6; scores are null there, --retry asks again" in done.stderr
     assert "f says 1 about all 24 responses: it decides nothing (constant_judge)." in done.stdout
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_the_column_score_can_be_a_rater(tmp_path: Path, suffix: str) -> None:
+    rows = pl.read_parquet(responses(tmp_path)).rename({"gold": "score"})
+    file = tmp_path / f"scored{suffix}"
+    rows.write_parquet(file) if suffix == ".parquet" else rows.write_ndjson(file)
+    assert (
+        score(file, tmp_path / "run", {"rater": "column", "column": "score"})["score"].to_list() == [0, 1, 2, 3, 4] * 6
+    )

@@ -6,9 +6,10 @@ template once, without special tokens added again: a template that writes the BO
 
 import hashlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pairwright.errors import BackendError, ConfigError, MissingDependency
 from pairwright.protocols import Message
@@ -16,6 +17,8 @@ from pairwright.tables import canonical_json
 
 INSTALL = 'pip install torch && pip install "pairwright[train]"'
 WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "*.pt")
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+DTYPES = get_args(Dtype)
 
 
 def needs_transformers() -> None:
@@ -65,13 +68,13 @@ def model_hash(model: str, *more: str) -> str:
     return total.hexdigest()[:16]
 
 
-def load_tokenizer(model: str) -> Any:
+def load_tokenizer(model: str, *, allow_remote_code: bool = False) -> Any:
     """The model's own tokenizer; one without a chat template is refused: its scores would be of another text."""
     from transformers import AutoTokenizer
 
     source, more = where(model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **more)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=allow_remote_code, **more)
     except (OSError, ValueError) as error:
         raise BackendError(f"the tokenizer of {model!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     if not tokenizer.chat_template:
@@ -84,8 +87,19 @@ def load_tokenizer(model: str) -> Any:
 
 def encode(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> list[int]:
     """Token ids of the rendered conversation, each special token as often as the template writes it."""
+    text = render(tokenizer, messages, add_generation_prompt=add_generation_prompt)
+    return encode_texts(tokenizer, [text])[0]
+
+
+def render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
+    """The conversation as the tokenizer's own chat template writes it."""
     text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return str(text)
+
+
+def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of rendered conversations, many at once; nothing is added to what the template wrote."""
+    return [list(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]] if texts else []
 
 
 def template_hash(tokenizer: Any, *more: object) -> str:
@@ -93,3 +107,50 @@ def template_hash(tokenizer: Any, *more: object) -> str:
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     told = [str(tokenizer.chat_template), len(tokenizer), special, *map(str, more)]
     return hashlib.sha256(canonical_json(told).encode()).hexdigest()[:16]
+
+
+def pick_device(device: str) -> str:
+    """`auto` is a GPU where there is one."""
+    import torch
+
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def dtype_name(dtype: object) -> str:
+    """torch.bfloat16 -> bfloat16."""
+    return str(dtype).removeprefix("torch.")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a smaller batch may help. The allocator of the CPU raises a plain RuntimeError."""
+    import torch
+
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def free_memory() -> None:
+    """Give cached blocks back to the device, after a batch that did not fit."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no loading report of transformers inside; what it was set to comes back."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -90,6 +90,8 @@ def find_columns(available: Sequence[str], wish: Wanted, *, where: str) -> dict[
     nested = nested and not raters  # several raters come as one column each, beside one response a row
     wanted = NESTED if nested else LONG
     columns = {name: column for name in wanted if (column := found[name]) is not None}
+    if found["score"] in raters:
+        del columns["score"]  # it comes as a rater
     if not scored:
         columns = {name: column for name, column in columns.items() if name not in _SCORES}
         needs: tuple[str, ...] = ("responses",) if nested else ("response", "prompt")

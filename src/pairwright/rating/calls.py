@@ -21,7 +21,7 @@ Record = dict[str, object]
 WINDOW = 4096  # calls handed to a rater together: enough to sort by length, little enough to hold
 
 # reasons that may be gone at the next try: such a call is not stored, and --retry asks again
-PASSING = ("judge_failed", "reward_failed", "function_failed", "out_of_memory")
+PASSING = ("judge_failed", "scoring_failed", "function_failed", "out_of_memory")
 
 
 class Unit(NamedTuple):
@@ -36,6 +36,7 @@ class Work(Protocol):
 
     name: str
     tables: tuple[Table, ...]
+    window: float  # calls handed over together
 
     def units(self, prompts: pl.DataFrame, responses: pl.DataFrame, /) -> list[Unit]: ...
 
@@ -102,7 +103,7 @@ def rate_shards(
     waiting: list[_Shard] = []
     for shard in todo:
         waiting.append(_opened(work, shard, read, calls))
-        if sum(len(each.missing) for each in waiting) >= WINDOW:
+        if sum(len(each.missing) for each in waiting) >= work.window:
             yield from _window(work, waiting, calls, watch)
             waiting = []
     yield from _window(work, waiting, calls, watch)
@@ -144,7 +145,7 @@ def _window(work: Work, waiting: Sequence[_Shard], calls: Calls, watch: Watch) -
         for name, record in work.call([unit for each in waiting for unit in each.missing]):
             each = owner[name]
             if not writers:
-                calls.note(work.about())
+                calls.note(work.about())  # before the first row: what the self-test found
             if each.shard not in writers:
                 writers[each.shard] = open_files.enter_context(calls.journal(each.shard).writing())
             if not passing(record):
@@ -154,5 +155,6 @@ def _window(work: Work, waiting: Sequence[_Shard], calls: Calls, watch: Watch) -
             left[each.shard] -= 1
             if not left[each.shard]:
                 yield each.shard, work.frames(each.prompts, each.responses, each.found)
+        calls.note(work.about())
     if short := [shard for shard, n in left.items() if n]:
         raise AssertionError(f"rater {work.name} left calls of shards {short} without an answer")

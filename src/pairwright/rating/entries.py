@@ -5,22 +5,30 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pairwright.backends.endpoint import Endpoint
 from pairwright.backends.functions import FunctionRater, FunctionSettings
 from pairwright.backends.functions import fingerprint as function_fingerprint
 from pairwright.errors import ConfigError
 from pairwright.rating.calls import Work
+from pairwright.rating.judging import JUDGED, JudgeRating, Judging
+from pairwright.rating.likelihood import LIKELY, ImplicitSettings, LogpRating, LogpSettings
 from pairwright.rating.works import Pointwise
+from pairwright.score.judge import JudgeSettings
 from pairwright.score.raters import RATERS, Rater
 from pairwright.settings import from_table
 from pairwright.tables import SCORES, Table
 
 LOCAL = (*RATERS, "column")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# settings that change how fast a score comes or where from, and not the score
+IDLE = frozenset(
+    {"batch_size", "batch_tokens", "base_urls", "concurrency", "timeout_s", "retries", "api_key_env", "any_model"}
+)
 
 
 @dataclass(frozen=True)
@@ -37,12 +45,21 @@ class Entry:
         return self.kind in LOCAL
 
     def told(self) -> dict[str, object]:
-        """For the manifest and the fingerprint."""
-        return {
-            "rater": self.kind,
-            "name": self.name,
-            **{k: v for k, v in asdict(self.settings).items() if k != "rater"},
-        }
+        """For the manifest."""
+        settings = {key: value for key, value in asdict(self.settings).items() if key not in ("rater", "name")}
+        return {"rater": self.kind, "name": self.name, **settings}
+
+    def deciding(self) -> dict[str, object]:
+        """For the fingerprint: what the scores depend on."""
+        told = _without_idle(self.told())
+        assert isinstance(told, dict)
+        return told
+
+
+def _without_idle(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _without_idle(each) for key, each in value.items() if key not in IDLE}
+    return list(value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,29 +69,118 @@ class ColumnSettings:
     column: str
 
 
-class Kind(NamedTuple):
-    """A kind of rater that is called: settings, modules whose change makes its scores anew, weights, opening."""
+@dataclass(frozen=True, slots=True)
+class ServedSettings:
+    """A reward model behind a server: vLLM and sglang have the routes classify, pooling and score."""
 
-    settings: type
+    endpoint: Endpoint
+    route: str = "classify"
+    heads: tuple[str, ...] = ("",)
+
+
+class Kind(NamedTuple):
+    """A kind of rater that is called: its settings out of a table, the modules whose change makes its scores anew,
+    hashes of what it reads, its work (entry, allow_variant=), its tables."""
+
+    settings: Callable[[Mapping[str, object], str], Any]  # (table, where)
     code: tuple[str, ...]
     facts: Callable[[Any], Mapping[str, object]]
-    work: Callable[..., Work]  # (entry, allow_variant=)
+    work: Callable[..., Work]
     tables: tuple[Table, ...] = (SCORES,)
 
 
 def _function(entry: Entry, *, allow_variant: bool) -> Work:
+    del allow_variant
     scale = (entry.settings.scale_min, entry.settings.scale_max)
     return Pointwise(entry.name, partial(FunctionRater, entry.settings), scale)
 
 
+def _reward_model(entry: Entry, *, allow_variant: bool) -> Work:
+    from pairwright.backends.transformers import TransformersReward
+
+    return Pointwise(entry.name, partial(TransformersReward, entry.settings, allow_variant=allow_variant))
+
+
+def _served(entry: Entry, *, allow_variant: bool) -> Work:
+    from pairwright.backends.openai import RewardEndpoint
+
+    del allow_variant
+    held = entry.settings
+    return Pointwise(entry.name, partial(RewardEndpoint, held.endpoint, route=held.route, heads=held.heads))
+
+
+def _judge(entry: Entry, *, allow_variant: bool) -> Work:
+    from pairwright.backends.openai import OpenAIJudge
+
+    del allow_variant
+    return JudgeRating(entry.settings.named(entry.name), partial(OpenAIJudge, entry.settings.endpoint))
+
+
+def _likelihood(entry: Entry, *, allow_variant: bool) -> Work:
+    del allow_variant
+    return LogpRating(entry.name, entry.settings)
+
+
+def _settings(kind: type) -> Callable[[Mapping[str, object], str], Any]:
+    return lambda table, where: from_table(kind, table, where=where)
+
+
+def _reward_settings(table: Mapping[str, object], where: str) -> Any:
+    from pairwright.backends.transformers import RewardModelSettings
+
+    return from_table(RewardModelSettings, table, where=where)
+
+
+def _judge_settings(table: Mapping[str, object], where: str) -> Judging:
+    """`endpoint` and `rubric` are tables of their own; the rest says how the judge is asked."""
+    own = {key: value for key, value in table.items() if key in ("endpoint", "rubric")}
+    asked = {key: value for key, value in table.items() if key not in own}
+    if unknown := [key for key in asked if key not in {each.name for each in fields(JudgeSettings)} - {"name"}]:
+        known = sorted({"endpoint", "rubric"} | {each.name for each in fields(JudgeSettings)} - {"name"})
+        raise ConfigError(f"[{where}] unknown: {', '.join(unknown)}; known: {', '.join(known)}")
+    return from_table(Judging, {**own, "asked": asked}, where=where)
+
+
+def _weights(settings: Any) -> dict[str, object]:
+    from pairwright.backends.hf import model_hash
+
+    named = {name: getattr(settings, name, None) for name in ("model", "policy", "reference", "adapter")}
+    return {name: model_hash(model) for name, model in named.items() if model is not None}
+
+
+_TORCH = (
+    "pairwright.backends.hf",
+    "pairwright.backends.causal",
+    "pairwright.backends.prefix",
+    "pairwright.score.logprob",
+)
 KINDS: dict[str, Kind] = {
     "function": Kind(
-        FunctionSettings,
+        _settings(FunctionSettings),
         ("pairwright.backends.functions",),
         lambda settings: {"function": function_fingerprint(settings)},
         _function,
     ),
-}
+    "reward_model": Kind(
+        _reward_settings, ("pairwright.backends.hf", "pairwright.backends.transformers"), _weights, _reward_model
+    ),
+    "reward_endpoint": Kind(
+        _settings(ServedSettings),
+        ("pairwright.backends.openai",),
+        lambda settings: {"endpoint": settings.endpoint.fingerprint},
+        _served,
+    ),
+    "judge": Kind(
+        _judge_settings,
+        ("pairwright.rating.judging", "pairwright.score.judge", "pairwright.score.judged", "pairwright.score.parse",
+         "pairwright.score.digits", "pairwright.backends.openai"),
+        lambda settings: {"endpoint": settings.endpoint.fingerprint},
+        _judge,
+        JUDGED,
+    ),
+    "logp": Kind(_settings(LogpSettings), ("pairwright.rating.likelihood", *_TORCH), _weights, _likelihood, LIKELY),
+    "implicit": Kind(_settings(ImplicitSettings), ("pairwright.rating.likelihood", *_TORCH), _weights, _likelihood, LIKELY),
+}  # fmt: skip
 
 
 def parse_entries(given: Sequence[object], *, folder: Path, where: str, before: Sequence[Entry] = ()) -> list[Entry]:
@@ -101,7 +207,7 @@ def parse_entry(given: object, *, folder: Path, where: str) -> Entry:
     elif kind == "column":
         settings = from_table(ColumnSettings, rest, where=where)
     elif kind in KINDS:
-        settings = from_table(KINDS[kind].settings, rest, where=where)
+        settings = KINDS[kind].settings(rest, where)
     else:
         raise ConfigError(
             f"[{where}] unknown rater {kind!r}; known: {', '.join((*LOCAL, *KINDS))}, or FILE.py:FUNCTION"

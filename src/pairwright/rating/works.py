@@ -8,7 +8,7 @@ import polars as pl
 
 from pairwright.pipeline import Frames
 from pairwright.protocols import Item, Message, RewardModel
-from pairwright.rating.calls import Record, Unit
+from pairwright.rating.calls import WINDOW, Record, Unit
 from pairwright.tables import SCORES, Table, canonical_json, drops, empty, text_hash
 
 Name = tuple[str, ...]
@@ -52,10 +52,27 @@ def with_drops(scores: pl.DataFrame, details: pl.Series | None = None) -> Frames
     return {"scores": scores, "dropped": drops("score", nulls, pl.col("reason"), detail=said)}
 
 
-class Pointwise:
-    """A reward model, a reward server or a function of the user: one response, one call."""
+class Rating:
+    """What all raters share: their name, how their model is opened, and that it is opened once, when first needed."""
 
+    window: float = WINDOW  # calls handed over together
     tables: tuple[Table, ...] = (SCORES,)
+
+    def __init__(self, name: str, opening: Callable[[], Any]) -> None:
+        self.name, self._opening = name, opening
+        self._held: Any = None
+
+    def _opened(self) -> Any:
+        if self._held is None:
+            self._held = self._opening()
+        return self._held
+
+    def about(self) -> Mapping[str, object]:
+        return dict(self._opened().about)
+
+
+class Pointwise(Rating):
+    """A reward model, a reward server or a function of the user: one response, one call."""
 
     def __init__(
         self,
@@ -63,16 +80,8 @@ class Pointwise:
         opening: Callable[[], RewardModel],
         scale: tuple[float | None, float | None] = (None, None),
     ) -> None:
-        self.name, self.scale, self._opening = name, scale, opening
-        self._model: RewardModel | None = None
-
-    def _opened(self) -> RewardModel:
-        if self._model is None:
-            self._model = self._opening()
-        return self._model
-
-    def about(self) -> Mapping[str, object]:
-        return self._opened().about
+        super().__init__(name, opening)
+        self.scale = scale
 
     def units(self, prompts: pl.DataFrame, responses: pl.DataFrame) -> list[Unit]:
         rows = asked(prompts, responses)

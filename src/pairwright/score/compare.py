@@ -16,6 +16,7 @@ import polars as pl
 from pairwright.core.agreement import agreement_within, alpha_interval, krippendorff_alpha, ties_within
 from pairwright.core.rewards import midrank
 from pairwright.core.segments import Floats, Ints, starts
+from pairwright.score.judged import PositionBias, position_bias
 
 FEW = 0.2  # a mean rho below it is called hardly any agreement
 DRAWS = 200  # of the bootstrap
@@ -125,6 +126,30 @@ def _alpha(rank_RJ: Any, raters: list[str]) -> dict[str, Any]:
         low, high = alpha_interval(rank_RJ, metric="interval", rng=np.random.default_rng(0), draws=DRAWS)
     value = krippendorff_alpha(rank_RJ, metric="interval")
     return {"raters": raters, "value": _number(value), "low": _number(low), "high": _number(high)}
+
+
+def position_facts(comparisons: pl.DataFrame, rater: str) -> dict[str, Any]:
+    """How much the first place attracts a pairwise judge, and what to make of it."""
+    told = position_bias(comparisons)
+    facts: dict[str, Any] = {
+        name: value if isinstance(value, int) else _number(value) for name, value in told._asdict().items()
+    }
+    return facts | {"consistency": _number(told.consistency), "advice": list(_about_place(told, rater))}
+
+
+def _about_place(told: PositionBias, rater: str) -> Iterator[str]:
+    if told.n and told.consistency < 0.8:
+        yield (
+            f"{rater} contradicts itself on {told.n - told.consistent} of {told.n} pairs when their order is turned "
+            f"(order_inconsistent): such pairs have no outcome. {told.first_picks} of its {told.verdicts} verdicts go to "
+            "the response shown first."
+        )
+    elif told.n and told.p_value < 0.01:
+        place = "first" if told.first_both > told.second_both else "second"
+        yield (
+            f"{rater} prefers the {place} place (position_bias): {told.first_picks} of its {told.verdicts} verdicts go "
+            "to the response shown first."
+        )
 
 
 def _advice(lines: list[dict[str, Any]], both: list[dict[str, Any]]) -> Iterator[str]:
