@@ -1,6 +1,6 @@
 """What a model must offer, one call each. A backend is a callable; its answers may come in any order."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -113,7 +113,7 @@ class Judge(Protocol):
     model: str
     fingerprint: str
 
-    def __call__(self, asks: Sequence[ChatAsk], /) -> Iterator[ChatReply]: ...
+    def __call__(self, asks: Iterable[ChatAsk], /) -> Iterator[ChatReply]: ...
 
 
 class Answered(NamedTuple):

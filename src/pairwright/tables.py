@@ -134,6 +134,26 @@ JUDGEMENTS = _table(
     },
     may_lack="right_id shown_first",
 )
+PROPOSALS = _table(
+    "proposals",
+    ["case", "prompt_id", "response_id", "right_id", "rater"],
+    "old proposed status reason",
+    {
+        "case": pl.String,  # comparisons, raters or models: the redundancy that the proposal rests on
+        "prompt_id": pl.String,
+        "response_id": pl.String,  # of a comparison the left one
+        "right_id": pl.String,  # null for a score
+        "rater": pl.String,
+        "old": pl.Float64,  # the score; of a comparison the smoothed share of the votes for left
+        "proposed": pl.Float64,  # what the rest of the data says it would be
+        "margin": pl.Float64,  # |old - proposed|; of a comparison the distance of the two strengths, logits
+        "z": pl.Float64,  # in standard deviations of honest noise
+        "evidence": pl.String,  # JSON: the numbers that it is held against
+        "status": pl.String,  # safe, or contested: more is wrong here than the data can tell apart
+        "reason": pl.String,
+    },
+    may_lack="right_id",
+)
 PAIRS = _table(
     "pairs",
     ["prompt_id", "chosen_id", "rejected_id"],
@@ -186,7 +206,7 @@ DROPPED = _table(
 TABLES = {
     table.name: table
     for table in (
-        PROMPTS, RESPONSES, SCORES, LOGPS, COMPARISONS, JUDGEMENTS, PAIRS, PROMPT_STATS, DROPPED,
+        PROMPTS, RESPONSES, SCORES, LOGPS, COMPARISONS, JUDGEMENTS, PROPOSALS, PAIRS, PROMPT_STATS, DROPPED,
     )
 }  # fmt: skip
 

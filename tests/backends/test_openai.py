@@ -1,5 +1,6 @@
 """Judges, samplers and reward models behind a server: translation, every kind of failure, and that the key stays secret."""
 
+import contextlib
 import itertools
 import json
 import logging
@@ -21,7 +22,8 @@ import numpy as np
 import pytest
 
 from pairwright.backends import endpoint as endpoint_module
-from pairwright.backends.endpoint import Answer, Client, Endpoint, Job, retry_after, rule
+from pairwright.backends.answers import Answer, Ruling, retry_after, rule
+from pairwright.backends.endpoint import Client, Endpoint, Job
 from pairwright.backends.fake_endpoint import FakeEndpoint, Fault, Kind
 from pairwright.backends.openai import (
     OpenAIJudge,
@@ -308,15 +310,45 @@ class TestJudge:
         assert [reply for reply in replies if not reply.text] == []
 
     def test_a_kept_connection_that_the_server_closed_is_opened_again(self) -> None:
-        with FakeEndpoint() as server:
+        with FakeEndpoint() as server, contextlib.ExitStack() as later:
+
+            def restarting() -> Iterator[ChatAsk]:
+                yield asks(1)[0]
+                while not server.calls:
+                    time.sleep(0.01)
+                time.sleep(0.1)  # the worker has read the reply and waits for work
+                server.__exit__()
+                later.enter_context(FakeEndpoint(port=int(server.url.split(":")[2].split("/")[0])))
+                yield asks(2)[1]
+
             judge = OpenAIJudge(settings(server, concurrency=1, retries=0))
-            replies = judge(asks(62))
+            assert [reply.reason for reply in judge(restarting())] == [None, None]
+
+    def test_a_run_that_is_given_up_leaves_no_thread_even_when_its_requests_hang(self) -> None:
+        with FakeEndpoint(faults=[Fault("hang", text="number 1.")]) as server:
+            before = set(threading.enumerate())
+            replies = OpenAIJudge(settings(server, timeout_s=60, concurrency=2))(asks(2))
             next(replies)
-            server.__exit__()
-            with FakeEndpoint(port=int(server.url.split(":")[2].split("/")[0])):
-                rest = list(replies)
-        assert len(rest) == 61
-        assert [reply.reason for reply in rest if reply.text is None] == []
+            begun = time.monotonic()
+            replies.close()
+            assert time.monotonic() - begun < 1.5
+            ours = [each for each in set(threading.enumerate()) - before if "_work" in each.name]
+            assert ours == []
+
+    def test_after_a_rest_one_request_goes_ahead_of_the_others(self) -> None:
+        place = endpoint_module._Place("http://127.0.0.1:9")
+        again = Ruling("again")
+        for _ in range(endpoint_module.REST_AFTER):
+            assert place.is_free(0.0)
+            place.in_flight += 1
+            place.note(again, started=0.0, now=0.0, jitter=1.0)
+        assert not place.is_free(0.0)
+        assert place.is_free(100.0)
+        place.in_flight += 1
+        assert not place.is_free(100.0)
+        place.note(Ruling("done"), started=100.0, now=100.0, jitter=1.0)
+        place.in_flight += 1
+        assert place.is_free(100.0)
 
 
 class TestSeveralAddresses:

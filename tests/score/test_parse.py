@@ -100,6 +100,7 @@ def test_the_sign_counts_on_a_scale_that_goes_below_zero():  # fault F04
 def test_a_thought_is_not_the_answer():
     assert scored("<think>Final score: 9</think>Final score: 2") == Read(2, None)
     assert scored("so 9 I think</think>\nFinal score: 2") == Read(2, None)  # the template opened the thought
+    assert scored("Final score: 2 <think>or 9?</think>") == Read(2, None)
     assert scored("<think>Final score: 9") == Read(None, "judge_unparsed")
     assert scored("<think>Final score: 9", finish_reason="length") == Read(None, "judge_unfinished")
 

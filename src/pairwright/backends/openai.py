@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pairwright.backends.endpoint import Check, Client, Endpoint, Job, Outcome
+from pairwright.backends.answers import Check
+from pairwright.backends.endpoint import Client, Endpoint, Job, Outcome
 from pairwright.errors import BackendError, ConfigError
 from pairwright.protocols import Ask, ChatAsk, ChatReply, Decoding, Drawn, Item, Message, Scored
 from pairwright.tables import canonical_json, text_hash

@@ -250,10 +250,8 @@ class _Attend(NamedTuple):
         rows = query.shape[2]
         if (repeats := query.shape[1] // key.shape[1]) > 1:
             key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-        if prefix == 0 and self.cap is None and (self.window is None or rows <= self.window):
-            mask = None
-        else:
-            mask = visible(self.pack, prefix, rows, self.window)
+        plain = prefix == 0 and self.cap is None and (self.window is None or rows <= self.window)
+        mask: Any = None if plain else visible(self.pack, prefix, rows, self.window)
         if self.cap is None:
             return torch.nn.functional.scaled_dot_product_attention(
                 query, key, value, attn_mask=mask, is_causal=mask is None, scale=self.scaling

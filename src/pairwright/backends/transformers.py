@@ -1,8 +1,10 @@
 """Reward models in process: any sequence classifier of transformers, with its own tokenizer's chat template.
 
 Texts are sorted by length and scored in batches of at most `batch_tokens` tokens, padding included, padded on the right
-and masked; the same text is scored once. A text that is too long is null, never cut. Raw logits are kept; of a decoder
-with a linear head the last attended token is read, and the head is computed in float32 whatever the body runs in.
+and masked; the same text is scored once. Little padding is computed: on a CPU it costs as much as text does (24 rows of
+60 to 400 tokens in one batch took 1.8 times as long as without). A text that is too long is null, never cut. Raw logits
+are kept; of a decoder with a linear head the last attended token is read, and the head is computed in float32 whatever
+the body runs in.
 
 Before the first score the model is put through `selftest`; a model that fails it is refused.
 """
@@ -24,6 +26,7 @@ from pairwright.errors import BackendError, ConfigError
 from pairwright.protocols import Item, Message, Scored
 
 WINDOW = 8192  # texts that are held as tokens and sorted together
+LEAST_FULL = 0.9  # a text shorter than this share of the longest waits for the next batch: padding is computed too
 
 Tokens = NDArray[np.int32]
 Forward = Callable[[Any, Any], Any]  # ids and mask as tensors (B, T) -> float32 logits (B, H)
@@ -159,7 +162,8 @@ class TransformersReward:
         budget, at = self.settings.batch_tokens, 0
         while at < len(order):
             longest = len(rows[order[at]])
-            batch = order[at : at + max(1, budget // longest)]
+            fits = order[at : at + max(1, budget // longest)]
+            batch = [i for i in fits if len(rows[i]) >= LEAST_FULL * longest]
             logits = self._attempt([rows[i] for i in batch])
             if logits is None:
                 hf.free_memory()

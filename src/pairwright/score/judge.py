@@ -262,7 +262,7 @@ def pairs_of(prompt_id: str, held: Mapping[str, str], settings: JudgeSettings) -
     else:
         rng = np.random.default_rng([settings.seed, _number(prompt_id)])
         ring = [ids[i] for i in rng.permutation(n)]
-        steps = ((i, step) for step in range(1, n // 2 + 1) for i in range(n if 2 * step < n else n // 2))
+        steps = ((i, step) for step in range(1, n // 2 + 1) for i in range(n))
         pairs = [_sorted(ring[i], ring[(i + step) % n]) for i, step in steps]
     return [pair for pair in pairs if held[pair[0]] != held[pair[1]]][: settings.max_pairs]
 
