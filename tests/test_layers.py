@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parents[1] / "src" / "pairwright"
 GROUND = {"errors", "protocols", "tables"}
 STAGE = GROUND | {"core"}
 WIRING = {
-    "cli", "wiring", "recipe", "manifest", "rating", "sampling",
+    "cli", "wiring", "recipe", "manifest", "rating", "sampling", "cleaning",
     "export", "demo", "pipeline", "engine", "settings", "store",
 }  # fmt: skip
-EVERYTHING = STAGE | WIRING | {"sample", "score", "pair", "audit", "report", "io", "backends"}
+EVERYTHING = STAGE | WIRING | {"sample", "score", "clean", "pair", "audit", "report", "io", "backends"}
 MAY_IMPORT = {
     "errors": set(),
     "protocols": {"errors"},
@@ -26,14 +26,15 @@ MAY_IMPORT = {
     "io": STAGE | {"store"},
     "backends": STAGE,
     "report": GROUND,
-    **dict.fromkeys(("sample", "score", "pair", "audit"), STAGE),
+    **dict.fromkeys(("sample", "score", "clean", "pair", "audit"), STAGE),
     "pipeline": GROUND | {"store", "engine", "settings"},
     "demo": {"errors", "store"},
     "export": EVERYTHING
-    - {"cli", "wiring", "recipe", "manifest", "rating", "sampling", "pipeline", "backends", "sample"},
+    - {"cli", "wiring", "recipe", "manifest", "rating", "sampling", "cleaning", "pipeline", "backends", "sample"},
     "sampling": GROUND | {"sample", "store", "pipeline"},
+    "cleaning": GROUND | {"clean", "score", "io", "report", "store"},
     "rating": GROUND | {"core", "score", "backends", "store", "settings", "pipeline"},
-    "recipe": EVERYTHING - {"cli", "wiring", "manifest", "sampling", "pipeline", "backends", "io", "demo"},
+    "recipe": EVERYTHING - {"cli", "wiring", "manifest", "sampling", "cleaning", "pipeline", "backends", "io", "demo"},
     "manifest": {"recipe", "pair", "score", "store"},
     "wiring": EVERYTHING - {"cli", "demo"},
     "cli": EVERYTHING,

@@ -137,6 +137,46 @@ def score(  # noqa: PLR0913  (options of a command)
 
 
 @app.command()
+def clean(
+    source: Annotated[Path, typer.Argument(help="A run folder, or a file of scores, comparisons or pairs.")],
+    out: Out,
+    method: Annotated[str, typer.Option("--method", help="auto, lad, columns, two_way, low_rank.")] = "auto",
+    apply: Annotated[
+        str, typer.Option("--apply", help="none, or safe: scores of their own with the proposals.")
+    ] = "none",
+    rater: Annotated[list[str] | None, typer.Option("--rater", help="Only these raters, or columns of a file.")] = None,
+    layout: Annotated[str | None, typer.Option("--layout", help="A public layout, as ultrafeedback.")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting: --set z0=6, rank=2, force=true.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What can be known about scores and comparisons, what does not fit, and proposals; nothing is overwritten."""
+    from pairwright.clean.evidence import Cleaning
+    from pairwright.cleaning import clean_source
+    from pairwright.settings import from_table
+
+    given = {"method": method, "apply": apply, "raters": rater or [], **_changes(change)}
+    settings = from_table(Cleaning, given, where="clean")
+    told = clean_source(source, out, settings, layout=layout)
+    if as_json:
+        _say(json.dumps(told))
+        return
+    _say(f"{source}: {told['read']}")
+    for case in told["cases"]:
+        name = f"{case['case']} ({case['rater']})" if case["rater"] else case["case"]
+        _say(f"\n{name}: {case['words']}")
+        for option in case["options"]:
+            _say(f"  - {option}")
+        if case.get("outcome") not in (None, "done"):
+            _say(f"  {case['outcome']}: {case['why']}")
+        if case.get("forced"):
+            _say("  forced: nothing can be known here; no proposal is called safe")
+    _say(f"\n{told['proposals']} proposals, {told['safe']} safe; applied: {told['applied']}")
+    _say(f"files   {out}/proposals.parquet, soft.parquet, clean.json\nreport  {out}/report.html")
+
+
+@app.command()
 def pair(  # noqa: PLR0913  (options of a command)
     file: Annotated[Path, typer.Argument(help="Scored candidates, .parquet or .jsonl, long or nested.")],
     out: Out,

@@ -140,6 +140,7 @@ class Folder:
             "inputs": told["inputs"],
             "stages": stages,
             "raters": rater_facts(tally),
+            "clean": self.scored.get("clean"),
             "agreement": {key: self.scored.get(key) for key in ("agreement", "alpha", "raters")}
             if self.scored
             else None,
@@ -265,6 +266,14 @@ def export_run(
         _count(out, entries["score"], scores.height, scores["score"].count(), unscored)
         kept_parts.append(scores.filter(pl.col("rater") != reward.name))
     entries["pair"] = pair_entry(out.tally)
+    if cleaned := scored.get("clean"):
+        note = f"{cleaned['proposals']} proposals, {cleaned['safe']} safe, applied: {cleaned['applied']}"
+        n = entries["score"].kept
+        entries = {
+            **{k: v for k, v in entries.items() if k != "pair"},
+            "clean": Entry("clean", "scores", n, n, note=note),
+            "pair": entries["pair"],
+        }
     for name, held in (
         ("prompts", [prompts]),
         ("sample", [sampled]),

@@ -25,6 +25,7 @@ def manifest(recipe: Recipe, *, weights: str | None, raters: Mapping[str, object
         "sample": recipe.sample and asdict(recipe.sample),
         "candidates": recipe.candidates and {**asdict(recipe.candidates), "file": recipe.source.name},
         "score": [entry.told() for entry in recipe.score],
+        "clean": recipe.clean and asdict(recipe.clean),
         "pair": recipe.pair and {**asdict(recipe.pair), "reward": recipe.reward and asdict(recipe.reward)},
         "export": asdict(recipe.export),
     }

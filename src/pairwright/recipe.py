@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pairwright.clean.evidence import Cleaning
 from pairwright.errors import ConfigError
 from pairwright.export import Export, refuse_one_scale
 from pairwright.pair.build import Pairing
@@ -18,7 +19,7 @@ from pairwright.score.combine import Reward
 from pairwright.settings import from_table, read_yaml
 
 SHARDS = 8
-KEYS = ("prompts", "candidates", "shards", "workers", "sample", "score", "pair", "export")
+KEYS = ("prompts", "candidates", "shards", "workers", "sample", "score", "clean", "pair", "export")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Recipe:
     prompts: Path | None = None
     sample: Sampling | None = None
     candidates: Candidates | None = None
+    clean: Cleaning | None = None
     pair: Pairing | None = None
     reward: Reward | None = None  # the rater or raters whose score decides the pairs
     shards: int = SHARDS
@@ -84,12 +86,17 @@ def read_recipe(path: Path, asked: Asked, *, backends: Mapping[str, object]) -> 
     listed = table["score"] if isinstance(table["score"], list) else [table["score"]]
     score = parse_entries(listed, folder=path.parent, where=str(path))
     score = parse_entries(asked.raters, folder=Path(), where="--rater", before=score)
+    clean = from_table(Cleaning, table["clean"], where="clean") if "clean" in table else None
+    if clean and (unknown := [name for name in clean.raters if name.partition(".")[0] not in names_of(score)]):
+        raise ConfigError(f"[clean] {unknown[0]!r} is not one of the raters: {', '.join(names_of(score))}")
     pairing = dict(table["pair"]) if isinstance(table["pair"], dict) else table["pair"]
-    reward = _reward(pairing.pop("reward", None) if isinstance(pairing, dict) else None, score)
+    given_reward = pairing.pop("reward", None) if isinstance(pairing, dict) else None
+    reward = _reward(given_reward, score, cleaned=clean is not None)
     pairs = from_table(Pairing, pairing, where="pair")
     refuse_one_scale(reward, pairs)
     recipe = Recipe(
         score,
+        clean=clean,
         pair=pairs,
         reward=reward,
         shards=_count(table, "shards", SHARDS, path),
@@ -139,12 +146,12 @@ def _count(table: Mapping[str, object], key: str, default: int, path: Path) -> i
     return value
 
 
-def _reward(given: object, entries: list[Entry]) -> Reward:
+def _reward(given: object, entries: list[Entry], *, cleaned: bool) -> Reward:
     """`reward: rules`, or `reward: {raters: {rules: 1, repetition: 0.5}, combine: mean_z}`; the first rater by default.
 
-    A part of a score, "judge.honesty", can decide as well as a whole one.
+    A part of a score, "judge.honesty", can decide as well as a whole one, and what cleaning makes: "judge.bt", "rm.clean".
     """
-    names = names_of(entries)
+    names = names_of(entries) + ["comparisons"] * cleaned
     if given is None and names:
         given = names[0]
     table = {"raters": {given: 1.0}} if isinstance(given, str) else given

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from pairwright.backends.endpoint import Endpoint
+from pairwright.clean.run import clean
+from pairwright.cleaning import evidence_of, finite, flagged, page_facts, write_result
 from pairwright.engine import over_shards
 from pairwright.errors import ConfigError
 from pairwright.export import export_run, rewarded
@@ -35,7 +37,18 @@ from pairwright.score.raters import rate
 from pairwright.score.rules import parse_checks
 from pairwright.settings import from_table
 from pairwright.store import Stage, digest, file_hash, locked, read_json, shard_of, write_json, write_parquet
-from pairwright.tables import COMPARISONS, LOGPS, PAIRS, PROMPT_STATS, PROMPTS, RESPONSES, SCORES, Table, empty
+from pairwright.tables import (
+    COMPARISONS,
+    LOGPS,
+    PAIRS,
+    PROMPT_STATS,
+    PROMPTS,
+    PROPOSALS,
+    RESPONSES,
+    SCORES,
+    Table,
+    empty,
+)
 
 
 def _fake(settings: Sampling) -> Sampler:
@@ -103,6 +116,7 @@ class Folders(NamedTuple):
     prompts: Stage
     sample: Stage
     score: dict[str, Stage]
+    clean: Stage
     pair: Stage
 
     @property
@@ -130,8 +144,8 @@ def folders(recipe: Recipe, folder: Path) -> Folders:
         return Stage(folder, name, recipe.shards, tables)
 
     score = {entry.name: stage(f"score-{entry.name}", *_tables_of(entry)) for entry in recipe.score}
-    pair = stage("pair", PAIRS, PROMPT_STATS)
-    return Folders(stage("prompts", PROMPTS), stage("sample", RESPONSES), score, pair)
+    clean, pair = stage("clean", SCORES, PROPOSALS), stage("pair", PAIRS, PROMPT_STATS)
+    return Folders(stage("prompts", PROMPTS), stage("sample", RESPONSES), score, clean, pair)
 
 
 def _tables_of(entry: Entry) -> tuple[Table, ...]:
@@ -152,6 +166,8 @@ def pair_shard(recipe: Recipe, folder: Path, shard: int) -> Frames:
     stages = folders(recipe, folder)
     held = stages.prompts.read("prompts", shard)
     scores = stages.scores(shard, _deciding(recipe))
+    if recipe.clean:
+        scores = pl.concat([scores, stages.clean.read("scores", shard)])
     rows = rewarded(joined(stages.sample.read("responses", shard), scores, recipe.reward), recipe.reward, recipe.pair)
     built = build_pairs(rows, recipe.pair, prompt_ids=held["prompt_id"])
     return {"pairs": built.pairs, "prompt_stats": built.stats, "dropped": built.dropped}
@@ -160,7 +176,7 @@ def pair_shard(recipe: Recipe, folder: Path, shard: int) -> Frames:
 def _deciding(recipe: Recipe) -> list[str]:
     """The raters whose scores decide the pairs."""
     held = {name.partition(".")[0] for name in recipe.reward.raters} if recipe.reward else set()
-    return [entry.name for entry in recipe.score if entry.name in held]
+    return [entry.name for entry in recipe.score if entry.name in held or not recipe.reward]
 
 
 def steps(recipe: Recipe, folder: Path, watch: Watch = SILENT) -> list[Step]:
@@ -168,8 +184,9 @@ def steps(recipe: Recipe, folder: Path, watch: Watch = SILENT) -> list[Step]:
     stages = folders(recipe, folder)
     raters = [_score_step(recipe, folder, entry, stages, watch) for entry in recipe.score]
     start = _given_steps(recipe, stages) if recipe.candidates else _sampled_steps(recipe, stages, watch)
-    pairing = [_pair_step(recipe, folder), _export_step(recipe, folder, stages)] if recipe.pair else []
-    return [*start, *raters, _side_by_side(recipe, folder, stages), *pairing]
+    cleaning = [_clean_step(recipe, folder, stages)] if recipe.clean else []
+    pairing = [_pair_step(recipe, folder, stages), _export_step(recipe, folder, stages)] if recipe.pair else []
+    return [*start, *raters, _side_by_side(recipe, folder, stages), *cleaning, *pairing]
 
 
 def _sampled_steps(recipe: Recipe, stages: Folders, watch: Watch) -> list[Step]:
@@ -365,14 +382,52 @@ def _score_names(recipe: Recipe) -> list[str]:
     return [f"score-{entry.name}" for entry in recipe.score]
 
 
-def _pair_step(recipe: Recipe, folder: Path) -> Step:
+def _clean_step(recipe: Recipe, folder: Path, stages: Folders) -> Step:
+    """All prompts at once: raters and models are compared over the whole of a run."""
+    settings = recipe.clean
+    assert settings is not None
+
+    def cleaned(todo: list[int]) -> Iterator[tuple[int, Frames]]:
+        shards = range(recipe.shards)
+        scores = pl.concat([stages.scores(shard) for shard in shards])
+        responses, prompts = stages.sample.read("responses"), stages.prompts.read("prompts")
+        held = [stage.read("comparisons") for stage in stages.score.values() if "comparisons" in stage.tables]
+        evidence = evidence_of(scores, responses, pl.concat([empty(COMPARISONS), *held]), settings.raters)
+        result = clean(evidence, settings)
+        write_result(folder, result)
+        shown = flagged(result, responses.select("prompt_id", "response_id", "response"), prompts)
+        write_json(folder / "clean_page.json", finite(page_facts(result.facts, shown)))
+        parts = [(data, _shards_of(data, recipe.shards)) for data in (result.scores, result.proposals)]
+        for shard in todo:
+            mine = [data.filter(of == shard) for data, of in parts]
+            yield shard, {**with_drops(mine[0]), "proposals": mine[1]}
+
+    code = ("pairwright.clean.run", "pairwright.clean.identify", "pairwright.clean.comparisons", "pairwright.clean.matrix",
+            "pairwright.clean.judges", "pairwright.clean.evidence", "pairwright.core.robust", "pairwright.core.twoway",
+            "pairwright.core.lowrank")  # fmt: skip
+    files = tuple(folder / name for name in ("proposals.parquet", "soft.parquet", "clean.json", "clean_page.json"))
+    reads = ("prompts", "sample", *_score_names(recipe))
+    return Step("clean", (SCORES, PROPOSALS), recipe.shards, cleaned, asdict(settings), code, reads, files)
+
+
+def _pair_step(recipe: Recipe, folder: Path, stages: Folders) -> Step:
     assert recipe.pair is not None
-    assert recipe.reward is not None
+    reward = recipe.reward
+    assert reward is not None
     work = partial(pair_shard, recipe, folder)
-    reads = ("prompts", "sample", *(f"score-{name}" for name in _deciding(recipe)))
+
+    def pairs(todo: list[int]) -> Iterator[tuple[int, Frames]]:
+        made = [*stages.columns]
+        for shard in range(recipe.shards) if recipe.clean else ():
+            made += stages.clean.read("scores", shard)["rater"].unique().to_list()
+        if absent := [name for name in reward.raters if "." in name and name not in made]:
+            raise ConfigError(f"[pair] nothing made the score {absent[0]!r}; there are {', '.join(sorted(set(made)))}")
+        return over_shards(work, todo, workers=recipe.workers)
+
+    reads = ("prompts", "sample", *(f"score-{name}" for name in _deciding(recipe)), *["clean"] * bool(recipe.clean))
     return Step(
-        "pair", (PAIRS, PROMPT_STATS), recipe.shards, lambda todo: over_shards(work, todo, workers=recipe.workers),
-        {**asdict(recipe.pair), "reward": asdict(recipe.reward)}, PAIR_CODE, reads,
+        "pair", (PAIRS, PROMPT_STATS), recipe.shards, pairs,
+        {**asdict(recipe.pair), "reward": asdict(reward)}, PAIR_CODE, reads,
     )  # fmt: skip
 
 
@@ -382,6 +437,8 @@ def _export_step(recipe: Recipe, folder: Path, stages: Folders) -> Step:
 
     def export(todo: list[int]) -> Iterator[tuple[int, Frames]]:
         scored = read_json(folder / "scores.json")
+        if recipe.clean:
+            scored["clean"] = read_json(folder / "clean_page.json")
         told = manifest(recipe, weights=weights_of(recipe), raters=scored["about"])  # type: ignore[arg-type]
         assert recipe.pair is not None
         assert recipe.reward is not None

@@ -75,6 +75,7 @@ def build(payload: str | None = None) -> Facts:
             _rater("rules", scores, {"judge_unparsed": nulls}, bins=16),
             _rater("rules.words", [0.0] * 23 + [1.0] * 57, {}, bins=4),
         ],
+        "clean": None,
         "agreement": {
             "raters": [_side("rules", at_high=0.31), _side("judge", ties=0.42)],
             "agreement": [

@@ -6,6 +6,8 @@ edge more than counts, or neither where there is nothing to count.
 
 from typing import TypedDict
 
+from pairwright.report.clean import CleanFacts
+
 
 class Stage(TypedDict):
     """rows_in = kept + dropped by reason. Rows set aside stay in their table and count in neither."""
@@ -150,6 +152,7 @@ class Facts(TypedDict):
     stages: list[Stage]
     raters: list[Rater]
     agreement: Agreement | None  # None where one rater stands alone, or nothing was compared
+    clean: CleanFacts | None  # None where nothing was cleaned
     rules: Rules
     pairs: Pairs
     prompts_total: int

@@ -5,26 +5,30 @@ facts come as JSON without <, > and &, and it writes them as text nodes. The con
 and the one script by hash, so that nothing else could run or load even if a string slipped through.
 """
 
-import base64
-import hashlib
-import html
 import json
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from itertools import pairwise
 from string import Template
 
 from pairwright.errors import DataError
+from pairwright.report.clean import CleanFacts, section
 from pairwright.report.facts import Agreement, Facts, Histogram, Pairs, Pairwise, Rater, Rules, Stage
+from pairwright.report.html import NONE, Html, el
+from pairwright.report.html import cell as _n
+from pairwright.report.html import escape as _escape
+from pairwright.report.html import join as _join
+from pairwright.report.html import none as _none
+from pairwright.report.html import number as _number
+from pairwright.report.html import percent as _percent
+from pairwright.report.html import reasons as _reasons
+from pairwright.report.html import share as _share
+from pairwright.report.html import signed as _signed
+from pairwright.report.html import source_hash as _source_hash
+from pairwright.report.html import table as _table
+from pairwright.report.html import template as _template
+from pairwright.report.html import terms as _terms
 
-NONE = "–"  # a number that does not exist
 MAX_Z = 3.5  # half the width of the z axis
-
-
-class Html(str):
-    """Text that is markup already."""
-
-    __slots__ = ()
 
 
 def page(facts: Facts) -> str:
@@ -44,6 +48,8 @@ def page(facts: Facts) -> str:
         key=_key(facts),
         stages=_stages(facts["stages"]),
         raters=_join([_raters(facts["raters"]), _agreement(facts["agreement"])]),
+        clean=_clean(facts["clean"]),
+        clean_link=el("a", "Clean", href="#clean") if facts["clean"] else "",
         rules=_rules(facts["rules"]),
         pairs=_pairs(facts["pairs"]),
         prompts=_prompts(facts),
@@ -51,32 +57,11 @@ def page(facts: Facts) -> str:
     )
 
 
-def el(name: str, *inside: object, **attributes: object) -> Html:
-    """One element. Whatever is not Html is escaped; attributes that are None are left out; class_ is class."""
-    told = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{_escape(value)}"'
-        for key, value in attributes.items()
-        if value is not None
-    )
-    return Html(f"<{name}{told}>{_join(inside)}</{name}>")
-
-
-def _join(parts: Iterable[object]) -> Html:
-    return Html("".join(part if isinstance(part, Html) else _escape(part) for part in parts))
-
-
-def _escape(value: object) -> Html:
-    """Characters that HTML cannot hold (half surrogates, NUL) become U+FFFD."""
-    text = str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
-    return Html(html.escape(text))
-
-
-def _template(name: str) -> str:
-    return resources.files("pairwright.report").joinpath(name).read_text("utf-8")
-
-
-def _source_hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+def _clean(told: CleanFacts | None) -> Html:
+    if told is None:
+        return Html("")
+    title = el("h2", "What can be known, and what does not fit", id="clean-h")
+    return el("section", title, section(told), id="clean", aria_labelledby="clean-h")
 
 
 def _embedded(facts: Facts) -> Html:
@@ -89,49 +74,6 @@ def _embedded(facts: Facts) -> Html:
 
 
 # Numbers and small parts
-
-
-def _number(value: float | None) -> str:
-    """Four significant digits; whole numbers and large ones in full, with commas."""
-    if value is None:
-        return NONE
-    whole = isinstance(value, int) or 1e4 <= abs(value) < 1e15
-    return (f"{value:,.0f}" if whole else f"{value:.4g}").replace("-", "−")
-
-
-def _signed(value: float | None) -> str:
-    return NONE if value is None else f"{value:+.2f}".replace("-", "−")
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{part:,} of {whole:,}" + (f" ({100 * part / whole:.1f} %)" if whole else "")
-
-
-def _none(text: str) -> Html:
-    return el("p", text, class_="none")
-
-
-def _terms(rows: Iterable[tuple[object, object]], class_: str = "facts") -> Html:
-    return el("dl", *(el("div", el("dt", key), el("dd", value)) for key, value in rows), class_=class_)
-
-
-def _table(caption: str, head: Iterable[object], rows: Iterable[Html]) -> Html:
-    """In a box of its own that scrolls, also by keyboard, when the page is narrower than the table."""
-    titles = el("thead", el("tr", *(cell if isinstance(cell, Html) else el("th", cell, scope="col") for cell in head)))
-    table = el("table", el("caption", caption), titles, el("tbody", *rows))
-    return el("div", table, class_="scroll", tabindex=0, role="region", aria_label=caption)
-
-
-def _n(value: object, name: str = "td", **attributes: object) -> Html:
-    return el(name, value, class_="n", **attributes)
-
-
-def _reasons(counts: Mapping[str, int]) -> Html:
-    """Reasons with their counts, the most frequent first."""
-    if not counts:
-        return el("span", NONE, class_="faint")
-    ordered = sorted(counts.items(), key=lambda item: -item[1])
-    return el("ul", *(el("li", el("b", _number(n)), " ", reason) for reason, n in ordered), class_="reasons")
 
 
 def _svg(what: str, details: str, height: int, *inside: object, class_: str) -> Html:
@@ -268,10 +210,6 @@ _ALPHA_NOTE = (
 def _pairwise(line: Pairwise) -> Html:
     values = (line["rho"], line["se"], line["prompts"], line["too_few"], line["constant"], line["alpha"])
     return el("tr", el("th", f"{line['a']} · {line['b']}", scope="row"), *(_n(_number(value)) for value in values))
-
-
-def _percent(value: float | None) -> str:
-    return NONE if value is None else f"{100 * value:.1f} %"
 
 
 def _rater_plot(rater: Rater) -> Html:
