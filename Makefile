@@ -21,6 +21,8 @@ check: setup-dev  ## lint, format, types, layers
 bench: setup-dev  ## speeds, side by side with the nearest peers, printed
 	$(BIN)/python bench/speed/demo.py
 	$(BIN)/python bench/speed/pairing.py
+	$(BIN)/python bench/speed/scoring.py
+	$(BIN)/python bench/speed/cleaning.py --small
 
 setup: .venv/.local  ## .venv with the core and the embedded model, no torch
 setup-dev: .venv/.dev  ## the same with torch, TRL and the test tools

@@ -22,6 +22,7 @@ from pairwright.pair.build import Built, Cell, Pairing, build_pairs, grid, takes
 from pairwright.pair.rules import parse_rule
 from pairwright.report.page import page
 from pairwright.score.combine import Reward, column, joined, with_reward
+from pairwright.score.compare import SideBySide
 from pairwright.store import Stage, write_json, write_text
 from pairwright.tables import DROPPED, MESSAGES, frame
 
@@ -355,6 +356,7 @@ def export_file(
         rows = rewarded(batch, reward, pairing) if reward else batch
         return rows, build_pairs(rows, pairing)
 
+    side = SideBySide(list(raters)) if len(raters) > 1 else None
     write_text(folder / UNFINISHED, "the files beside this one are not whole yet\n")
     for rows, built in ahead(build, batches):
         texts = {"prompt", "response"} <= set(rows.columns)
@@ -363,6 +365,8 @@ def export_file(
         out.add(rows, built, texts=texts)
         if out.candidates is not None:
             out.candidates.add(_raw_scores(rows, raters))
+        if side is not None:
+            side.add_columns(rows, list(raters.values()))
         for rater, name in raters.items():
             out.tally.add_scores(rater, rows[name], rows["reason"] if "reason" in rows.columns else None)
     entries = [pair_entry(out.tally)]
@@ -376,6 +380,9 @@ def export_file(
         raise DataError(
             f"no row could be read: {', '.join(f'{why} {n}' for why, n in reasons.items())}; is the layout right?"
         )
+    if side is not None:
+        out.scored = side.facts()
+        out.tally.notes += out.scored["advice"]
     ledger = out.close(entries, told)
     (folder / UNFINISHED).unlink()
     return ledger

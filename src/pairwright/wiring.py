@@ -32,7 +32,7 @@ from pairwright.recipe import read_recipe as _read_recipe
 from pairwright.sample import Sampling
 from pairwright.sampling import sample_shards
 from pairwright.score.combine import joined
-from pairwright.score.compare import TEXTS, SideBySide, beside, position_facts, voices
+from pairwright.score.compare import TEXTS, SideBySide, beside, position_facts, voices, z_beside
 from pairwright.score.raters import rate
 from pairwright.score.rules import parse_checks
 from pairwright.settings import from_table
@@ -334,20 +334,25 @@ EXPORT_CODE = (
 
 def _side_by_side(recipe: Recipe, folder: Path, stages: Folders) -> Step:
     """All raters beside each other: scores.parquet, one column each, and scores.json, what they say and share."""
-    files = (folder / "scores.parquet", folder / "scores.json")
+    files = (folder / "scores.parquet", folder / "scores.json", folder / "scores_z.parquet")
     names = [entry.name for entry in recipe.score]
 
     def compare(todo: list[int]) -> Iterator[tuple[int, Frames]]:
         columns = stages.columns
-        side, parts = SideBySide(columns), Parts(files[0])
+        side, parts, z_parts = SideBySide(columns), Parts(files[0]), Parts(files[2])
         for shard in range(recipe.shards):
             said, scores = stages.sample.read("responses", shard), stages.scores(shard)
             side.add(said, scores)
             asked = stages.prompts.read("prompts", shard).select("prompt_id", "prompt")
-            parts.add(beside(said.join(asked, on="prompt_id", how="left", maintain_order="left"), scores, columns))
+            wide = beside(said.join(asked, on="prompt_id", how="left", maintain_order="left"), scores, columns)
+            parts.add(wide)
+            z_parts.add(z_beside(wide, side.raters))
         more = _beside_scores(folder, stages)
         texts = {**PROMPTS.schema, **RESPONSES.schema}
         parts.close({name: texts[name] for name in TEXTS} | dict.fromkeys(columns, pl.Float64()))
+        z_parts.close(
+            {**dict.fromkeys(("prompt_id", "response_id"), pl.String()), **dict.fromkeys(side.raters, pl.Float64())}
+        )
         about = {name: stage.record["about"] for name, stage in stages.score.items() if "about" in stage.record}
         facts = side.facts()
         facts["advice"] += [line for each in more["position"].values() for line in each.pop("advice")]

@@ -277,3 +277,25 @@ def test_the_column_score_can_be_a_rater(tmp_path: Path, suffix: str) -> None:
     assert (
         score(file, tmp_path / "run", {"rater": "column", "column": "score"})["score"].to_list() == [0, 1, 2, 3, 4] * 6
     )
+
+
+def test_normalised_scores_stand_apart_from_the_raw_ones(tmp_path: Path) -> None:
+    rows = score(responses(tmp_path), tmp_path / "run", {"rater": "column", "column": "gold"}, "length")
+    assert rows["gold"].to_list() == [0.0, 1.0, 2.0, 3.0, 4.0] * 6
+    z = pl.read_parquet(tmp_path / "run/scores_z.parquet").sort("prompt_id", "response_id")
+    assert z["gold"].to_list() == pytest.approx([-(2**0.5), -(0.5**0.5), 0, 0.5**0.5, 2**0.5] * 6)
+    assert z.columns == ["prompt_id", "response_id", "gold", "length"]
+
+
+def test_raters_of_a_file_are_compared_on_its_page(
+    tmp_path: Path, pairwright: Callable[..., "subprocess.CompletedProcess[str]"]
+) -> None:
+    rows = pl.read_parquet(responses(tmp_path)).with_columns(other=-pl.col("gold"), flat=pl.lit(2.0))
+    rows.write_parquet(tmp_path / "two.parquet")
+    words = ["pair", tmp_path / "two.parquet", "-o", tmp_path / "out", "--rejected", "min"]
+    done = pairwright(*words, "--rater", "gold=2", "--rater", "other", "--rater", "flat", "--json")
+    assert done.returncode == 0, done.stderr
+    advice = json.loads(done.stdout)["advice"]
+    assert any("gold and other contradict each other" in line and "-1.00 over 6 prompts" in line for line in advice)
+    assert any("flat says 2 about all 30 responses" in line for line in advice)
+    assert "Agreement of raters within prompts" in (tmp_path / "out/report.html").read_text()

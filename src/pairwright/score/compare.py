@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from pairwright.core.agreement import agreement_within, alpha_interval, krippendorff_alpha, ties_within
-from pairwright.core.rewards import midrank
+from pairwright.core.rewards import midrank, standard
 from pairwright.core.segments import Floats, Ints, starts
 from pairwright.score.judged import PositionBias, position_bias
 
@@ -42,6 +42,16 @@ def beside(responses: pl.DataFrame, scores: pl.DataFrame, names: Sequence[str]) 
     return wide
 
 
+def z_beside(wide: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    """The same rows with every rater's z within its prompt (population sd); null where missing or where it is constant."""
+    start_P = starts(wide["prompt_id"].rle_id().to_numpy())
+    ids = wide.select("prompt_id", "response_id")
+    if ids.is_empty():
+        return ids.with_columns(pl.lit(None, pl.Float64).alias(name) for name in names)
+    z_RJ = standard(wide.select(names).cast(pl.Float64).fill_null(np.nan).to_numpy(), start_P)
+    return ids.with_columns(pl.Series(name, z_RJ[:, j]).fill_nan(None) for j, name in enumerate(names))
+
+
 class SideBySide:
     """Gathers shards of scores; numbers only, 8 bytes per response and rater."""
 
@@ -64,8 +74,18 @@ class SideBySide:
             wide = wide.join(
                 held.select(*key, pl.col("score").alias(f"rater:{rater}")), on=key, how="left", maintain_order="left"
             )
-        self._scores.append(wide.drop(key).cast(pl.Float64).fill_null(np.nan).to_numpy())
-        self._sizes.append(np.diff(starts(wide["prompt_id"].rle_id().to_numpy())))
+        self._gather(wide["prompt_id"], wide.drop(key))
+
+    def add_columns(self, candidates: pl.DataFrame, columns: Sequence[str]) -> None:
+        """One batch of whole prompts whose scores stand in these columns, in the order of the raters."""
+        for rater, column in zip(self.raters, columns, strict=True):
+            lost = candidates[column].is_null().sum()
+            self._nulls.setdefault(rater, Counter()).update({"score_missing": lost} if lost else {})
+        self._gather(candidates["prompt_id"], candidates.select(columns))
+
+    def _gather(self, prompts: pl.Series, scores: pl.DataFrame) -> None:
+        self._scores.append(scores.cast(pl.Float64).fill_null(np.nan).to_numpy())
+        self._sizes.append(np.diff(starts(prompts.rle_id().to_numpy())))
 
     def facts(self) -> dict[str, Any]:
         """`raters`, `agreement` of every two of them, `alpha` of all, and `advice` in words."""
