@@ -190,7 +190,7 @@ def pair(  # noqa: PLR0913  (options of a command)
     layout: Annotated[str | None, typer.Option("--layout", help="A public layout, as ultrafeedback or nectar.")] = None,
     rater: Annotated[list[str] | None, typer.Option("--rater", help="A column of scores, NAME or NAME=WEIGHT.")] = None,
     combine: Annotated[
-        str, typer.Option("--combine", help="Of several raters: mean_z, mean_rank, worst_z.")
+        str, typer.Option("--combine", help="Of several raters: mean_z, mean_rank, worst_z, mean (one scale).")
     ] = "mean_z",
     change: Annotated[
         list[str] | None, typer.Option("--set", help="A setting: --set min_gap=0.5, seed=1, ddof=1.")

@@ -51,7 +51,7 @@ def test_the_scale_of_a_rater_does_not_matter(table, factor: float, shift: float
     moved = score_RJ.copy()
     moved[:, 0] = moved[:, 0] * factor + shift
     weight_J = np.arange(1.0, score_RJ.shape[1] + 1)
-    for combine in COMBINE.values():
+    for combine in (mean_z, mean_rank, worst_z):  # `mean` is for one scale
         np.testing.assert_allclose(combine(moved, start_P, weight_J), combine(score_RJ, start_P, weight_J), atol=1e-6)
 
 

@@ -1,7 +1,7 @@
 """The pairing faults of the catalogue (shared/faults.md): what broken tools give, ours does not.
 
 The catalogue's reason `tie` is our `zero_variance`; `fewer_than_two_scored` and `no_variety` are our `too_few`. Not here:
-F07 (the mean over raters is not built), of F17 the short rating list (import), of F23 the audit finding, of F27 the n best
+of F17 the short rating list (import), of F23 the audit finding, of F27 the n best
 and the reference answer, of F28 the files (store and export), of F40 the counts per pair, of F41 the token count.
 """
 
@@ -15,6 +15,7 @@ import pytest
 from pairwright.core import positions, segments
 from pairwright.pair.build import Built, Pairing, build_pairs, keys, pick_pairs
 from pairwright.pair.rules import Scene, parse_sides
+from pairwright.score.combine import Reward, with_reward
 
 NAN = float("nan")
 RULES = (
@@ -91,9 +92,16 @@ def test_f04_an_unreadable_judgement_is_not_an_average_score():
     assert ledger(built) == {"p1": "too_few"}
 
 
-@pytest.mark.skip(reason="F07: the mean over several raters is not built; a pairing reads one score column")
 def test_f07_several_judges_are_averaged_and_not_put_to_a_vote_of_places():
-    raise NotImplementedError
+    said = {"J1": [9.0, 8.8, 2.0], "J2": [2.0, 8.8, 9.0], "J3": [5.0, 8.8, 5.5]}
+    columns = {f"rater:{name}": scores for name, scores in said.items()}
+    frame = frame_of(("p1", "ABC", [None] * 3), **columns).drop("score")
+    frame = with_reward(frame, Reward(dict.fromkeys(said, 1.0), "mean"))
+    assert frame["score"].to_list() == pytest.approx([5.3333, 8.8, 5.5], abs=1e-4)
+    assert frame.select(columns.keys()).to_dict(as_series=False) == columns
+    [pair] = told(paired(frame), frame)
+    assert pair[1:3] == ("B", "A")
+    assert pair[3:] == pytest.approx((8.8, 5.3333, 3.4667), abs=1e-4)
 
 
 def test_f14_a_sentinel_outside_the_scale_takes_no_part():

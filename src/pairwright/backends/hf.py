@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from pairwright.backends.openvino import EMBEDDED, model_file
 from pairwright.errors import BackendError, ConfigError, MissingDependency
 from pairwright.protocols import Message
 from pairwright.tables import canonical_json
@@ -29,7 +30,7 @@ def needs_transformers() -> None:
 
 def where(model: str) -> tuple[str, dict[str, str]]:
     """What `from_pretrained` wants: (folder or hub name, further arguments)."""
-    path = Path(model).expanduser()
+    path = model_file(model) if model == EMBEDDED else Path(model).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ConfigError(f"there is no file {model}")

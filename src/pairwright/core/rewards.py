@@ -1,4 +1,4 @@
-"""Several raters into one reward, within each prompt. Scales are never mixed raw.
+"""Several raters into one reward, within each prompt. Scales are mixed raw by `mean` alone.
 
 `score_RJ` has one row per response and one column per rater, nan where a score is missing. A missing score takes no part
 in the mean of its response; a rater that says the same about all responses of a prompt has no say in that prompt.
@@ -77,6 +77,11 @@ def mean_rank(score_RJ: Matrix, start_P: Ints, weight_J: Floats) -> Floats:
     return _mean(midrank(score_RJ, start_P), weight_J)
 
 
+def mean(score_RJ: Matrix, start_P: Ints, weight_J: Floats) -> Floats:
+    """Weighted mean of the raw scores of the raters that tell the responses of a prompt apart: for raters on one scale."""
+    return _mean(np.where(np.isnan(standard(score_RJ, start_P)), np.nan, score_RJ), weight_J)
+
+
 def worst_z(score_RJ: Matrix, start_P: Ints, weight_J: Floats) -> Floats:
     """The lowest z that any rater gave: a response must please them all. Weights do not enter."""
     z_RJ = standard(score_RJ, start_P)
@@ -91,4 +96,4 @@ def _mean(value_RJ: Matrix, weight_J: Floats) -> Floats:
         return np.where(weight_R > 0, np.where(said_RJ, value_RJ * weight_J, 0.0).sum(axis=1) / weight_R, np.nan)
 
 
-COMBINE: dict[str, Callable[[Matrix, Ints, Floats], Floats]] = {f.__name__: f for f in (mean_z, mean_rank, worst_z)}
+COMBINE: dict[str, Callable[[Matrix, Ints, Floats], Floats]] = {f.__name__: f for f in (mean_z, mean_rank, worst_z, mean)}

@@ -16,7 +16,7 @@ from pairwright.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """Raters with their weights, and how they become one: mean_z, mean_rank or worst_z."""
+    """Raters with their weights, and how they become one: mean_z, mean_rank, worst_z, or mean for raters on one scale."""
 
     raters: dict[str, float]
     combine: str = "mean_z"
