@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench setup setup-dev clean
+.PHONY: demo test check bench claims setup setup-dev clean
 .DELETE_ON_ERROR:
 
 demo: setup  ## a whole run with a real small model, offline, into runs/demo
@@ -23,6 +23,9 @@ bench: setup-dev  ## speeds, side by side with the nearest peers, printed
 	$(BIN)/python bench/speed/pairing.py
 	$(BIN)/python bench/speed/scoring.py
 	$(BIN)/python bench/speed/cleaning.py --small
+
+claims: setup-dev  ## does each claim hold? so far: cleaning
+	$(BIN)/python bench/claims/cleaning.py --small
 
 setup: .venv/.local  ## .venv with the core and the embedded model, no torch
 setup-dev: .venv/.dev  ## the same with torch, TRL and the test tools

@@ -29,14 +29,25 @@ from pairwright.rating.entries import KINDS, Entry, works
 from pairwright.rating.works import with_drops
 from pairwright.recipe import Asked, Recipe
 from pairwright.recipe import read_recipe as _read_recipe
+from pairwright.report.raters import page_of as scores_page
 from pairwright.sample import Sampling
 from pairwright.sampling import sample_shards
 from pairwright.score.combine import joined
-from pairwright.score.compare import TEXTS, SideBySide, beside, position_facts, voices, z_beside
+from pairwright.score.compare import TEXTS, SideBySide, beside, position_facts, proof, voices, z_beside
 from pairwright.score.raters import rate
 from pairwright.score.rules import parse_checks
 from pairwright.settings import from_table
-from pairwright.store import Stage, digest, file_hash, locked, read_json, shard_of, write_json, write_parquet
+from pairwright.store import (
+    Stage,
+    digest,
+    file_hash,
+    locked,
+    read_json,
+    shard_of,
+    write_json,
+    write_parquet,
+    write_text,
+)
 from pairwright.tables import (
     COMPARISONS,
     LOGPS,
@@ -294,7 +305,7 @@ def _score_step(recipe: Recipe, folder: Path, entry: Entry, stages: Folders, wat
     kind = KINDS[entry.kind]
     facts = dict(kind.facts(entry.settings))
     # where its calls are stored: another setting, weight or code is another place
-    place = f"{entry.name}-{digest([settings, facts, code_digest(kind.code)])}"
+    place = f"{entry.kind}-{digest([entry.stored(), facts, code_digest(kind.code)])}"
 
     def called(todo: list[int]) -> Iterator[tuple[int, Frames]]:
         calls = Calls(folder / "stages" / ".calls" / place, recipe.shards)
@@ -356,12 +367,25 @@ def _side_by_side(recipe: Recipe, folder: Path, stages: Folders) -> Step:
         about = {name: stage.record["about"] for name, stage in stages.score.items() if "about" in stage.record}
         facts = side.facts()
         facts["advice"] += [line for each in more["position"].values() for line in each.pop("advice")]
+        facts["advice"] += [line for name, each in about.items() for line in proof(name, each)]
         write_json(files[1], {**facts, **more, "about": about})
+        if recipe.pair is None:
+            _scores_alone(recipe, folder, stages, {**facts, "about": about})
         for each in todo:
             yield each, {}
 
     code = ("pairwright.score.compare", "pairwright.core.agreement")
     return Step("scores", (), 1, compare, {"raters": names}, code, ("prompts", "sample", *_score_names(recipe)), files)
+
+
+def _scores_alone(recipe: Recipe, folder: Path, stages: Folders, facts: Mapping[str, Any]) -> None:
+    """What a run that ends with its scores leaves beside them: drops, manifest, page."""
+    told = manifest(recipe, weights=weights_of(recipe), raters=facts["about"])
+    held = [stages.prompts, stages.sample, *stages.score.values()]
+    write_parquet(folder / "dropped.parquet", pl.concat([stage.read("dropped") for stage in held]))
+    write_json(folder / "manifest.json", told)
+    origin = [("inputs", json.dumps(told["inputs"])), ("settings", json.dumps(told["settings"]))]
+    write_text(folder / "report.html", scores_page(facts, title=f"Scores: {recipe.source.name}", origin=origin))
 
 
 def _beside_scores(folder: Path, stages: Folders) -> dict[str, dict[str, Any]]:

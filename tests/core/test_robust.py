@@ -295,7 +295,7 @@ class TestRepair:
         flat, *_ = voted([10], votes=2, spread=0.3, seed=4)
         weak = repair(flat, Flagging(link="probit"))
         assert status(weak) == ["no_power"]
-        np.testing.assert_allclose(weak.proposed_I, stats.norm.cdf(differences(flat, weak.lad_R)))
+        np.testing.assert_allclose(weak.proposed_I, ratings.win_probability(differences(flat, weak.plain_R)))
 
     def test_inputs_stay_untouched(self):  # invariant 15
         pairs, *_ = voted([6, 12], flipped=0.2)
@@ -335,7 +335,7 @@ class TestStatus:
         pairs, *_ = voted([10], votes=2, spread=0.3, seed=4)
         told = repair(pairs)
         assert status(told) == ["no_power"]
-        assert (told.strength_R == told.lad_R).all()
+        assert (told.strength_R == told.plain_R).all()
 
     def test_one_vote_is_never_flagged(self):
         pairs = graph([15])

@@ -299,3 +299,44 @@ def test_raters_of_a_file_are_compared_on_its_page(
     assert any("gold and other contradict each other" in line and "-1.00 over 6 prompts" in line for line in advice)
     assert any("flat says 2 about all 30 responses" in line for line in advice)
     assert "Agreement of raters within prompts" in (tmp_path / "out/report.html").read_text()
+
+
+def test_a_function_cannot_change_what_the_next_one_sees(tmp_path: Path) -> None:
+    text = (
+        "def f(prompts, responses):\n"
+        "    for p in prompts: p[-1]['content'] += ' more'\n"
+        "    return [len(p[-1]['content']) for p in prompts]\n"
+    )
+    rows = score(responses(tmp_path), tmp_path / "run", {"rater": f"{rater(tmp_path, text)}:f", "batch_size": 2})
+    assert rows["f"].n_unique() == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("return {r: 1.0 for r in responses}", "function_failed"),
+        ("return [10 ** 400 for r in responses]", "function_gave_no_number"),
+        ("raise ValueError('half \\ud83d')", "function_failed"),
+        ("return ['5' for r in responses]", "function_gave_no_number"),
+    ],
+)
+def test_what_is_no_list_of_numbers_is_no_score(tmp_path: Path, body: str, reason: str) -> None:
+    score(
+        responses(tmp_path), tmp_path / "run", f"{rater(tmp_path, f'def f(responses):{chr(10)}    {body}{chr(10)}')}:f"
+    )
+    parts = (tmp_path / "run/stages/score-f").glob("scores-*.parquet")
+    assert pl.concat([pl.read_parquet(each) for each in parts])["reason"].unique().to_list() == [reason]
+
+
+def test_a_function_may_have_dataclasses_and_files_beside_it(
+    tmp_path: Path, pairwright: Callable[..., "subprocess.CompletedProcess[str]"]
+) -> None:
+    rater(tmp_path, "FACTOR = 2.0\n", "beside_it.py")
+    text = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom beside_it import FACTOR\n"
+        "@dataclass\nclass Held:\n    value: float\n"
+        "def f(responses):\n    print('noise')\n    return [Held(FACTOR).value for _ in responses]\n"
+    )
+    path = rater(tmp_path, text)
+    done = pairwright("score", responses(tmp_path), "-o", tmp_path / "run", "--rater", f"{path}:f", "--json")
+    assert json.loads(done.stdout)["raters"][0]["low"] == 2.0

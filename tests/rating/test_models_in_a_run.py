@@ -266,3 +266,51 @@ def test_two_raters_of_a_kind_have_two_names(tmp_path: Path, pairwright: Callabl
     found = json.loads(done.stdout)
     assert [line["rater"] for line in found["raters"]] == ["one", "two", "length"]
     assert len(found["agreement"]) == 3
+
+
+def test_more_draws_more_pairs_and_more_aspects_ask_for_themselves_alone(tmp_path: Path) -> None:
+    file, out = responses(tmp_path), tmp_path / "run"
+    with FakeEndpoint() as server:
+        endpoint = {"base_urls": server.url, "model": "fake"}
+        entry = {"rater": "judge", "endpoint": endpoint, "temperature": 0.7}
+        score(file, out, entry)
+        score(file, out, entry | {"draws": 3})
+        assert len(server.calls) == 48
+        score(file, out, entry | {"draws": 3, "name": "another"})
+        assert len(server.calls) == 48
+        rubric = {"aspects": ["helpfulness"]}
+        score(file, out, entry | {"rubric": rubric})
+        score(file, out, entry | {"rubric": {"aspects": ["helpfulness", "honesty"]}})
+        assert len(server.calls) == 48 + 16 + 16
+        pairs = {"rater": "judge", "endpoint": endpoint, "mode": "pairwise"}
+        score(file, out, pairs | {"max_pairs": 2})
+        assert len(server.calls) == 80 + 4 * 2 * 2
+        score(file, out, pairs)
+        assert len(server.calls) == 80 + 4 * 6 * 2
+
+
+def test_a_failed_item_has_a_row_under_every_head_and_hides_none(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    model = tiny_reward(tmp_path / "rm", num_labels=2)
+    rows = [{"prompt": f"Name {p} ships.", "response": "word " * (300 if p == 1 else 3)} for p in range(5)]
+    pl.DataFrame(rows).write_parquet(tmp_path / "said.parquet")
+    entry = {"rater": "reward_model", "name": "rm", "model": str(model), "heads": ["help", "safe"], "max_length": 100}
+    score(tmp_path / "said.parquet", tmp_path / "run", entry)
+    facts = told(tmp_path / "run")
+    assert [(line["rater"], line["n"], line["nulls"]) for line in facts["raters"]] == [
+        ("rm.help", 4, {"too_long": 1}), ("rm.safe", 4, {"too_long": 1})
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["prompt_id", "response", "source", "comparisons"])
+def test_the_name_of_a_column_is_no_name_for_a_rater(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="that of a column"):
+        score(responses(tmp_path), tmp_path / "run", {"rater": "length", "name": name})
+
+
+def test_scores_alone_leave_drops_manifest_and_page(tmp_path: Path) -> None:
+    score(responses(tmp_path), tmp_path / "run", "rules", "length")
+    dropped = pl.read_parquet(tmp_path / "run/dropped.parquet")
+    assert dropped["reason"].to_list() == ["no_checks_declared"] * 16
+    assert json.loads((tmp_path / "run/manifest.json").read_text())["settings"]["score"][1]["name"] == "length"
+    assert "Do they agree?" in (tmp_path / "run/report.html").read_text()

@@ -9,10 +9,12 @@ same texts as TRL's reward functions get them: lists with one assistant message)
 each. When a batch raises, its rows are tried one by one, so that only the ones at fault are null, with the reason.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,10 +66,15 @@ def load(settings: FunctionSettings) -> Callable[..., object]:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    folder = str(settings.file.resolve().parent)
+    sys.modules[label], sys.path[:0] = module, [folder]  # for its dataclasses, and for files beside it
     try:
-        spec.loader.exec_module(module)
+        with contextlib.redirect_stdout(sys.stderr):
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise ConfigError(f"rater {settings.function}: the file does not run: {_told(error)}") from error
+    finally:
+        sys.path.remove(folder)
     function = getattr(module, settings.name, None)
     if not callable(function):
         there = [name for name, value in vars(module).items() if inspect.isfunction(value)]
@@ -115,11 +122,14 @@ class FunctionRater:
 
     def _values(self, batch: Sequence[Item]) -> list[Any]:
         offered: dict[str, list[Any]] = {
-            "prompts": [list(item.messages) for item in batch],
+            "prompts": [[dict(turn) for turn in item.messages] for item in batch],
             "responses": [item.response for item in batch],
             "completions": [[{"role": "assistant", "content": item.response}] for item in batch],
         }
-        given: Any = self._function(**{name: offered[name] for name in self._wanted})
+        with contextlib.redirect_stdout(sys.stderr):  # what it prints is not our output
+            given: Any = self._function(**{name: offered[name] for name in self._wanted})
+        if isinstance(given, Mapping | str | bytes):
+            raise TypeError(f"the function returned {type(given).__name__}, not a list of numbers")
         values = list(given)
         if len(values) != len(batch):
             raise _Count(f"{len(values)} values for {len(batch)} responses")
@@ -148,9 +158,9 @@ def _scored(item: Item, value: Any) -> Scored:
         return Scored(item.key, {}, "function_gave_none")
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return Scored(item.key, {}, f"function_gave_no_number: {type(value).__name__}")
-    if isinstance(value, str):
+    if isinstance(value, str | bytes):
         return Scored(item.key, {}, "function_gave_no_number: str")
     if not math.isfinite(number):
         return Scored(item.key, {}, "score_not_finite")
@@ -159,6 +169,6 @@ def _scored(item: Item, value: Any) -> Scored:
 
 def _told(error: BaseException) -> str:
     """The error in one line, as short as it can be without losing where it happened."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).encode("utf-8", "replace").decode().split())  # half a character cannot be stored
     name = "wrong_count" if isinstance(error, _Count) else type(error).__name__
     return f"{name}: {text[:200]}" if text else name

@@ -22,6 +22,7 @@ from pairwright.errors import ConfigError, NotConverged
 MOST_CUTS = 8  # items: 2^8 - 2 cuts
 ZERO = 1e-9  # a residual or a slope below this share of its scale is 0
 STACK = 20_000  # pairs in one linear program
+IMMATERIAL = 1e-3  # answers closer than this share of the largest difference are one: no order of theirs differs
 
 
 class Lad(NamedTuple):
@@ -184,7 +185,7 @@ def lad_program(pairs: Comparisons, difference_I: Floats, weight_I: Floats, *, n
     apart_R = np.abs(up.strength_R - down.strength_R)
     apart_P = np.zeros(count)
     np.maximum.at(apart_P, owner(pairs.item_start_P), apart_R)
-    return plain._replace(unique_P=apart_P <= 1e-6 * np.abs(difference_I).max(initial=1.0))
+    return plain._replace(unique_P=apart_P <= IMMATERIAL * np.abs(difference_I).max(initial=1.0))
 
 
 def _fine(count: int) -> tuple[Bools, Bools, Floats]:

@@ -96,4 +96,6 @@ def _mean(value_RJ: Matrix, weight_J: Floats) -> Floats:
         return np.where(weight_R > 0, np.where(said_RJ, value_RJ * weight_J, 0.0).sum(axis=1) / weight_R, np.nan)
 
 
-COMBINE: dict[str, Callable[[Matrix, Ints, Floats], Floats]] = {f.__name__: f for f in (mean_z, mean_rank, worst_z, mean)}
+COMBINE: dict[str, Callable[[Matrix, Ints, Floats], Floats]] = {
+    f.__name__: f for f in (mean_z, mean_rank, worst_z, mean)
+}

@@ -27,7 +27,7 @@ STATUSES = (
     "separated",  # the same, held finite by the ridge: some responses win, or lose, all that is left
     "contested",  # without the flagged pairs the graph falls apart: LAD strengths. Not seen with a unique exact LAD,
     # whose fit goes through a tree of pairs
-    "no_power",  # too few votes for a flag to mean anything: no flags, LAD strengths
+    "no_power",  # too few votes for a flag to mean anything: no flags, plain strengths (LAD is worse on clean votes)
     "ambiguous",  # LAD has several answers: no flags, plain strengths
     "detect_only",  # cap_safe = 0: flags say that something is wrong, not what; plain strengths
     "not_identifiable",  # no cycle: votes cannot be questioned; plain strengths
@@ -176,7 +176,7 @@ def repair(
 
     problem_I, gap_I = prompt_of(apart), strength_S[apart.left_I] - strength_S[apart.right_I]
     flagged_I &= (status_C != STATUSES.index("not_converged"))[problem_I]
-    by_lad_C = np.isin(status_C, _codes("contested", "no_power"))
+    by_lad_C = np.isin(status_C, _codes("contested"))
     count_C = np.bincount(problem_I, flagged_I, len(status_C))
     trusted_C = (count_C <= counts.cap_safe_P) & np.isin(status_C, _codes("ok", "separated"))
     on_rows, on_items = np.argsort(row_I), np.argsort(item_R)  # parts keep the order of their items: no pair is turned
@@ -244,7 +244,7 @@ def _refit(
         strength_R = np.where(touched_C[problem_R], again.strength_R, strength_R)
     kept = only(apart, ~(flagged_I & touched_C[problem_I]))
     status_C = np.where((status_C == ok) & graphs.separated(kept), separated, status_C)
-    by_lad_R = np.isin(status_C, [contested, STATUSES.index("no_power")])[problem_R]
+    by_lad_R = (status_C == contested)[problem_R]
     strength_R = np.where(by_lad_R, known[1], strength_R)
     return status_C, np.where((status_C == lost)[problem_R], np.nan, strength_R)
 

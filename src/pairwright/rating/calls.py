@@ -37,6 +37,7 @@ class Work(Protocol):
     name: str
     tables: tuple[Table, ...]
     window: float  # calls handed over together
+    noted: Mapping[str, object]
 
     def units(self, prompts: pl.DataFrame, responses: pl.DataFrame, /) -> list[Unit]: ...
 
@@ -101,6 +102,7 @@ def rate_shards(
 ) -> Iterator[tuple[int, Frames]]:
     """The tables of every shard as soon as its last call ends. Shards go to the rater some thousand calls at a time."""
     waiting: list[_Shard] = []
+    work.noted = calls.about()
     for shard in todo:
         waiting.append(_opened(work, shard, read, calls))
         if sum(len(each.missing) for each in waiting) >= work.window:

@@ -18,12 +18,14 @@ from pairwright.rating.calls import Work
 from pairwright.rating.judging import JUDGED, JudgeRating, Judging
 from pairwright.rating.likelihood import LIKELY, ImplicitSettings, LogpRating, LogpSettings
 from pairwright.rating.works import Pointwise
+from pairwright.score.compare import TEXTS
 from pairwright.score.judge import JudgeSettings
 from pairwright.score.raters import RATERS, Rater
 from pairwright.settings import from_table
 from pairwright.tables import SCORES, Table
 
 LOCAL = (*RATERS, "column")
+RESERVED = (*TEXTS, "comparisons")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # settings that change how fast a score comes or where from, and not the score
 IDLE = frozenset(
@@ -51,14 +53,20 @@ class Entry:
 
     def deciding(self) -> dict[str, object]:
         """For the fingerprint: what the scores depend on."""
-        told = _without_idle(self.told())
+        told = _without(self.told(), IDLE)
+        assert isinstance(told, dict)
+        return told
+
+    def stored(self) -> dict[str, object]:
+        """What its stored calls depend on, beside their own names: neither the rater's name, nor how many there are."""
+        told = _without(self.deciding(), KINDS[self.kind].later | {"name"})
         assert isinstance(told, dict)
         return told
 
 
-def _without_idle(value: object) -> object:
+def _without(value: object, keys: frozenset[str]) -> object:
     if isinstance(value, Mapping):
-        return {key: _without_idle(each) for key, each in value.items() if key not in IDLE}
+        return {key: _without(each, keys) for key, each in value.items() if key not in keys}
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -87,6 +95,7 @@ class Kind(NamedTuple):
     facts: Callable[[Any], Mapping[str, object]]
     work: Callable[..., Work]
     tables: tuple[Table, ...] = (SCORES,)
+    later: frozenset[str] = frozenset()  # settings that only change what is made of the stored calls, or which are made
 
 
 def _function(entry: Entry, *, allow_variant: bool) -> Work:
@@ -138,6 +147,10 @@ def _judge_settings(table: Mapping[str, object], where: str) -> Judging:
     if unknown := [key for key in asked if key not in {each.name for each in fields(JudgeSettings)} - {"name"}]:
         known = sorted({"endpoint", "rubric"} | {each.name for each in fields(JudgeSettings)} - {"name"})
         raise ConfigError(f"[{where}] unknown: {', '.join(unknown)}; known: {', '.join(known)}")
+    if "endpoint" not in own:
+        raise ConfigError(
+            f"[{where}] lacks: endpoint; as endpoint: {{base_urls: http://127.0.0.1:8000/v1, model: NAME}}"
+        )
     return from_table(Judging, {**own, "asked": asked}, where=where)
 
 
@@ -149,6 +162,7 @@ def _weights(settings: Any) -> dict[str, object]:
 
 
 _TORCH = (
+    "pairwright.rating.likelihood",
     "pairwright.backends.hf",
     "pairwright.backends.causal",
     "pairwright.backends.prefix",
@@ -160,6 +174,7 @@ KINDS: dict[str, Kind] = {
         ("pairwright.backends.functions",),
         lambda settings: {"function": function_fingerprint(settings)},
         _function,
+        later=frozenset({"scale_min", "scale_max"}),
     ),
     "reward_model": Kind(
         _reward_settings, ("pairwright.backends.hf", "pairwright.backends.transformers"), _weights, _reward_model
@@ -177,9 +192,10 @@ KINDS: dict[str, Kind] = {
         lambda settings: {"endpoint": settings.endpoint.fingerprint},
         _judge,
         JUDGED,
+        frozenset({"draws", "max_pairs", "aspects"}),
     ),
-    "logp": Kind(_settings(LogpSettings), ("pairwright.rating.likelihood", *_TORCH), _weights, _likelihood, LIKELY),
-    "implicit": Kind(_settings(ImplicitSettings), ("pairwright.rating.likelihood", *_TORCH), _weights, _likelihood, LIKELY),
+    "logp": Kind(_settings(LogpSettings), _TORCH, _weights, _likelihood, LIKELY, frozenset({"per_token"})),
+    "implicit": Kind(_settings(ImplicitSettings), _TORCH, _weights, _likelihood, LIKELY, frozenset({"per_token"})),
 }  # fmt: skip
 
 
@@ -213,6 +229,8 @@ def parse_entry(given: object, *, folder: Path, where: str) -> Entry:
             f"[{where}] unknown rater {kind!r}; known: {', '.join((*LOCAL, *KINDS))}, or FILE.py:FUNCTION"
         )
     name = table.get("name") or getattr(settings, "name", None) or getattr(settings, "column", None) or kind
+    if str(name) in RESERVED:
+        raise ConfigError(f"[{where}] the name {name!r} is that of a column; give the rater another name")
     if not NAME.fullmatch(str(name)):
         raise ConfigError(f"[{where}] name {name!r}: letters, digits, _ and -, up to 64 of them")
     return Entry(str(name), kind, settings)

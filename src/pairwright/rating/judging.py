@@ -73,9 +73,10 @@ class JudgeRating(Rating):
 
 
 def _unit(question: Question) -> Unit:
-    """Named by its place, and by a hash of all that the judge sees."""
+    """Named by ids, order, draw and a hash of all that the judge sees; the aspect is in there, the rater's name is not."""
     seen = text_hash(canonical_json([list(question.ask.messages), question.ask.max_tokens, question.ask.temperature]))
-    return Unit((*("" if each is None else str(each) for each in question.place), seen), question)
+    place = (question.prompt_id, question.left_id, question.right_id, question.shown_first, question.draw)
+    return Unit((*("" if each is None else str(each) for each in place), seen), question)
 
 
 def _place(question: Any) -> tuple[object, ...]:

@@ -61,6 +61,7 @@ class Rating:
     def __init__(self, name: str, opening: Callable[[], Any]) -> None:
         self.name, self._opening = name, opening
         self._held: Any = None
+        self.noted: Mapping[str, object] = {}  # what was noted of it when its calls were made
 
     def _opened(self) -> Any:
         if self._held is None:
@@ -95,8 +96,13 @@ class Pointwise(Rating):
 
     def frames(self, prompts: pl.DataFrame, responses: pl.DataFrame, found: Mapping[Name, Record]) -> Frames:
         records = [(unit.id, found[unit.id]) for unit in self.units(prompts, responses)]
-        heads = sorted({head for _, record in records for head in record["scores"]})  # type: ignore[attr-defined]
-        return as_tables([self._row(name, record, head) for name, record in records for head in heads or [""]])
+        told = self._told_heads() or sorted({head for _, record in records for head in record["scores"]})  # type: ignore[attr-defined]
+        return as_tables([self._row(name, record, head) for name, record in records for head in told or [""]])
+
+    def _told_heads(self) -> list[str]:
+        """The outputs of the model, as it named them when it was opened, in this run or an earlier one."""
+        heads: Any = self.about().get("heads") if self._held is not None else self.noted.get("heads")
+        return [str(head) for head in heads or []]
 
     def _row(self, name: Name, record: Record, head: str) -> Record:
         given: Any = record["scores"]

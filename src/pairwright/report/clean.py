@@ -8,14 +8,12 @@ from pairwright.report.html import (
     Html,
     cell,
     el,
-    escape,
     join,
     none,
     number,
     percent,
-    source_hash,
+    standalone,
     table,
-    template,
     terms,
 )
 
@@ -143,7 +141,7 @@ def _judges(judges: Mapping[str, Any]) -> Html:
             for line in judges["agreement"]
         ]
         parts.append(table("Agreement of raters on the same pairs", titles, both))
-    if reason := accuracy.get("reason"):
+    if reason := judges.get("no_accuracy"):
         parts.append(none(str(reason)))
     return join(parts)
 
@@ -194,14 +192,5 @@ def _short(text: str) -> str:
 
 def page_of(facts: CleanFacts, *, title: str, origin: Sequence[tuple[str, str]]) -> str:
     """A page of its own, for a file that was cleaned without a run."""
-    css = template("page.css")
-    policy = f"default-src 'none'; style-src {source_hash(css)}; base-uri 'none'; form-action 'none'"
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n<meta name="referrer" content="no-referrer">\n'
-        f"<title>{escape(title)}</title>\n<style>{css}</style>\n</head>\n<body>\n<header>{el('h1', title, dir='auto')}</header>\n"
-        f"<main>{el('section', el('h2', 'What can be known, and what does not fit'), section(facts))}"
-        f"{el('section', el('h2', 'Where this comes from'), terms(origin, class_='settings'))}</main>\n</body>\n</html>\n"
-    )
+    sections = [("What can be known, and what does not fit", section(facts))]
+    return standalone(title, [*sections, ("Where this comes from", terms(origin, class_="settings"))])

@@ -88,3 +88,18 @@ def reasons(counts: Mapping[str, int]) -> Html:
 
 def percent(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.1f} %"
+
+
+def standalone(title: str, sections: Iterable[tuple[str, Html]]) -> str:
+    """A page without a script: it loads nothing, and its one style is named by hash."""
+    css = template("page.css")
+    policy = f"default-src 'none'; style-src {source_hash(css)}; base-uri 'none'; form-action 'none'"
+    inside = "".join(el("section", el("h2", name), content) for name, content in sections)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n<meta name="referrer" content="no-referrer">\n'
+        f"<title>{escape(title)}</title>\n<style>{css}</style>\n</head>\n<body>\n"
+        f"<header>{el('h1', title, dir='auto')}</header>\n<main>{inside}</main>\n</body>\n</html>\n"
+    )

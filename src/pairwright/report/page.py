@@ -12,14 +12,13 @@ from string import Template
 
 from pairwright.errors import DataError
 from pairwright.report.clean import CleanFacts, section
-from pairwright.report.facts import Agreement, Facts, Histogram, Pairs, Pairwise, Rater, Rules, Stage
+from pairwright.report.facts import Facts, Histogram, Pairs, Rater, Rules, Stage
 from pairwright.report.html import NONE, Html, el
 from pairwright.report.html import cell as _n
 from pairwright.report.html import escape as _escape
 from pairwright.report.html import join as _join
 from pairwright.report.html import none as _none
 from pairwright.report.html import number as _number
-from pairwright.report.html import percent as _percent
 from pairwright.report.html import reasons as _reasons
 from pairwright.report.html import share as _share
 from pairwright.report.html import signed as _signed
@@ -27,6 +26,7 @@ from pairwright.report.html import source_hash as _source_hash
 from pairwright.report.html import table as _table
 from pairwright.report.html import template as _template
 from pairwright.report.html import terms as _terms
+from pairwright.report.raters import agreement
 
 MAX_Z = 3.5  # half the width of the z axis
 
@@ -47,7 +47,7 @@ def page(facts: Facts) -> str:
         summary=_escape(facts["summary"]),
         key=_key(facts),
         stages=_stages(facts["stages"]),
-        raters=_join([_raters(facts["raters"]), _agreement(facts["agreement"])]),
+        raters=_join([_raters(facts["raters"]), agreement(facts["agreement"])]),
         clean=_clean(facts["clean"]),
         clean_link=el("a", "Clean", href="#clean") if facts["clean"] else "",
         rules=_rules(facts["rules"]),
@@ -168,48 +168,6 @@ def _rater(rater: Rater) -> Html:
         *(_n(_number(value)) for value in (*values, sum(rater["nulls"].values()))),
         el("td", _reasons(rater["nulls"])),
     )
-
-
-def _agreement(side: Agreement | None) -> Html:
-    """How much of its scale each rater uses, and whether every two of them agree within prompts."""
-    if side is None:
-        return Html("")
-    used = [
-        el(
-            "tr",
-            el("th", line["rater"], scope="row"),
-            *(_n(_percent(line[key])) for key in ("ties", "at_low", "at_high")),
-            el("td", "says the same about everything" if line["constant"] else ""),
-        )
-        for line in side["raters"]
-    ]
-    numbers = ("ties within prompts", "at the low end", "at the high end")
-    parts = [
-        _table("What raters make of their scale", ["rater", *(_n(t, "th", scope="col") for t in numbers), ""], used)
-    ]
-    if side["agreement"]:
-        parts += [_table("Agreement of raters within prompts", _AGREEMENT_HEAD, map(_pairwise, side["agreement"]))]
-        parts += [el("p", _ALPHA_NOTE, class_="note")]
-    if (alpha := side["alpha"]) and len(alpha["raters"]) > 2:
-        value = f"{_number(alpha['value'])} (95 % of draws {_number(alpha['low'])} to {_number(alpha['high'])})"
-        parts += [el("p", f"Krippendorff's alpha of {', '.join(alpha['raters'])} together: {value}.")]
-    return _join(parts)
-
-
-_AGREEMENT_HEAD = [
-    "raters",
-    *(_n(t, "th", scope="col") for t in ("mean Spearman", "± se", "prompts", "too few", "constant", "alpha")),
-]
-_ALPHA_NOTE = (
-    "Spearman's rank correlation in each prompt, averaged over prompts; prompts with fewer than three shared scores or "
-    "with a rater that does not tell its responses apart are left out. Alpha is Krippendorff's, on the ranks within "
-    "prompts: 1 is perfect agreement, 0 what chance gives."
-)
-
-
-def _pairwise(line: Pairwise) -> Html:
-    values = (line["rho"], line["se"], line["prompts"], line["too_few"], line["constant"], line["alpha"])
-    return el("tr", el("th", f"{line['a']} · {line['b']}", scope="row"), *(_n(_number(value)) for value in values))
 
 
 def _rater_plot(rater: Rater) -> Html:

@@ -6,7 +6,7 @@ each prompt, so that raters with different scales can be compared. Raw scores ar
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -146,6 +146,14 @@ def _alpha(rank_RJ: Any, raters: list[str]) -> dict[str, Any]:
         low, high = alpha_interval(rank_RJ, metric="interval", rng=np.random.default_rng(0), draws=DRAWS)
     value = krippendorff_alpha(rank_RJ, metric="interval")
     return {"raters": raters, "value": _number(value), "low": _number(low), "high": _number(high)}
+
+
+def proof(rater: str, about: Any) -> Iterator[str]:
+    """What the self-test of a reward model noticed: said every time its scores are looked at."""
+    test = about.get("self_test") if isinstance(about, Mapping) else None
+    for finding in test["findings"] if test else []:
+        how = "was taken all the same (--allow-variant)" if finding["changes"] else "was noted and changes no score"
+        yield f"{rater}: {finding['code']} {how}: {finding['message']}"
 
 
 def position_facts(comparisons: pl.DataFrame, rater: str) -> dict[str, Any]:
