@@ -14,7 +14,7 @@ WIRING = {
     "cli", "wiring", "recipe", "manifest", "rating", "sampling", "cleaning",
     "export", "demo", "pipeline", "engine", "settings", "store",
 }  # fmt: skip
-EVERYTHING = STAGE | WIRING | {"sample", "score", "clean", "pair", "audit", "report", "io", "backends"}
+EVERYTHING = STAGE | WIRING | {"sample", "score", "clean", "pair", "train", "audit", "report", "io", "backends"}
 MAY_IMPORT = {
     "errors": set(),
     "protocols": {"errors"},
@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "io": STAGE | {"store"},
     "backends": STAGE,
     "report": GROUND,
-    **dict.fromkeys(("sample", "score", "clean", "pair", "audit"), STAGE),
+    **dict.fromkeys(("sample", "score", "clean", "pair", "train", "audit"), STAGE),
     "pipeline": GROUND | {"store", "engine", "settings"},
     "demo": {"errors", "store"},
     "export": EVERYTHING
