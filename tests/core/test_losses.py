@@ -489,6 +489,10 @@ class TestTraps:
         t = terms(4, gap=np.array([0.0, 1.0, 1.01, -0.01]))
         assert np.isnan(mappo(t, beta=BETA)).tolist() == [False, False, True, True]
 
+    def test_a_probability_is_within_0_to_1(self):
+        t = terms(4, p_chosen=np.array([0.0, 1.0, 1.01, -0.01]))
+        assert np.isnan(soft_dpo(t, beta=BETA)).tolist() == [False, False, True, True]
+
     def test_a_longer_chosen_side_pulls_less(self):  # other 12, other trap 3
         longer = at_margin(0.3, chosen_length=200.0, rejected_length=100.0)
         level = at_margin(0.3, chosen_length=150.0, rejected_length=150.0)

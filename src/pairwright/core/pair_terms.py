@@ -26,7 +26,7 @@ class PairTerms(NamedTuple):
     gap: Array = None  # score of chosen - score of rejected, rating points
     margin: Array = None  # what the chosen side must lead by, Bradley-Terry logits
     p_chosen: Array = None  # probability that chosen is the better one, 0 .. 1
-    weight: Array = None  # of the pair, 0 or more; read by `weighted` alone
+    weight: Array = None  # of the pair, 0 or more; no loss reads it, `losses.weighted` takes it
     chosen_logps: Array = None  # log pi of the chosen side, nats
     rejected_logps: Array = None
     chosen_length: Array = None  # tokens, 1 or more
