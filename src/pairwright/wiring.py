@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from pairwright.backends.endpoint import Endpoint
+from pairwright.clean.repair import soft_pairs
 from pairwright.clean.run import clean
 from pairwright.cleaning import evidence_of, finite, flagged, page_facts, write_result
 from pairwright.engine import over_shards
@@ -462,7 +463,7 @@ def _pair_step(recipe: Recipe, folder: Path, stages: Folders) -> Step:
 
 def _export_step(recipe: Recipe, folder: Path, stages: Folders) -> Step:
     names = ["pairs.parquet", "candidates.parquet", "dropped.parquet", "ledger.json", "report.html", "README.md"]
-    names += ["pairs.jsonl"] * recipe.export.jsonl
+    names += ["pairs.jsonl"] * recipe.export.jsonl + ["pairs_soft.parquet"] * bool(recipe.clean)
 
     def export(todo: list[int]) -> Iterator[tuple[int, Frames]]:
         scored = read_json(folder / "scores.json")
@@ -472,6 +473,10 @@ def _export_step(recipe: Recipe, folder: Path, stages: Folders) -> Step:
         assert recipe.pair is not None
         assert recipe.reward is not None
         export_run(folder, recipe.export, recipe.pair, recipe.reward, stages, told, scored)
+        if recipe.clean:
+            strengths = stages.clean.read("scores").filter(pl.col("rater").str.ends_with(".bt"))
+            soft = pl.read_parquet(folder / "soft.parquet")
+            write_parquet(folder / "pairs_soft.parquet", soft_pairs(stages.pair.read("pairs"), soft, strengths))
         for each in todo:
             yield each, {}
 
