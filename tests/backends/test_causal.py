@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tiny_causal import CHATML, THINKS, tiny_adapter, tiny_causal
 
@@ -135,6 +136,40 @@ class TestAgainstThePlainComputation:
         assert set(got) == set(want)
         assert all(got[at].logp == pytest.approx(want[at].logp, abs=NATS) for at in want)
 
+    @given(
+        shapes=st.lists(
+            st.tuples(st.integers(0, 50), st.lists(st.integers(2, 60), min_size=1, max_size=9)), min_size=2, max_size=4
+        ),
+        budget=st.integers(1, 400),
+        seed=st.integers(0, 2**32 - 1),
+    )
+    @example(shapes=[(5, [41, 41, 41]), (2, [4])], budget=100, seed=0)  # what is left of one prompt, then another
+    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_groups_of_any_size_have_the_plain_sums_under_any_budget(
+        self, shapes: list[tuple[int, list[int]]], budget: int, seed: int, folder: Any
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        groups = [
+            Group(
+                tuple(rng.integers(0, 300, n).tolist()),
+                tuple(Branch(tuple(rng.integers(0, 300, size).tolist())) for size in sizes),
+            )
+            for n, sizes in shapes
+        ]
+        model = load(folder("mistral"), method="shared", batch_tokens=budget)
+        with torch.inference_mode():
+            plain = {(g, b): logp_T.sum() for g, b, logp_T in model_plain(folder)._plain(groups)}
+            got = [((g, b), logp_T.sum()) for g, b, logp_T in model._shared(groups, budget)]
+        assert sorted(at for at, _ in got) == sorted(plain)  # every one, and once
+        assert all(total == pytest.approx(plain[at], abs=NATS) for at, total in got)
+
+    def test_a_prompt_beyond_the_budget_may_stand_before_a_small_one(self, folder: Any) -> None:
+        asks = [Answered(0, [user("Tell me.")], ["ship " * n for n in range(5, 25)]), Answered(1, [user("x")], ["y"])]
+        for batch_tokens in (60, 100, 200, 400):
+            model = load(folder("llama"), batch_tokens=batch_tokens)
+            assert_same(by_place(model.logprobs()(asks)), by_hand(folder("llama"), asks))
+            assert model.about["method"] == "shared"
+
     def test_bfloat16_differs_little(self, folder: Any) -> None:
         model = load(folder("llama"), dtype="bfloat16")
         got = by_place(model.logprobs()(ASKS))
@@ -212,6 +247,10 @@ class TestTokens:
         assert got[5, 0].logp is not None
 
 
+def model_plain(folder: Any) -> causal.CausalLM:
+    return load(folder("mistral"), method="plain")
+
+
 group_st = st.builds(
     Group,
     st.integers(0, 30).map(lambda n: tuple(range(n))),
@@ -234,6 +273,17 @@ class TestPacking:
                 assert slot.fresh == (slot.group != open_group)
                 open_group = slot.group if slot.keep else None
         assert open_group is None
+
+    @given(groups=st.lists(group_st, min_size=1, max_size=6), budget=st.integers(1, 200))
+    def test_a_prompt_that_is_not_computed_again_finds_its_own_keys(self, groups: list[Group], budget: int) -> None:
+        kept: dict[int, Any] = {}
+        for slots in plan(groups, budget):
+            pack = lay_out(groups, slots, kept, "cpu")
+            for slot, part in zip(slots, pack.parts, strict=True):
+                if not part.fresh:
+                    assert pack.kept == {0: slot.group}
+                if part.keep:
+                    kept[0] = slot.group
 
     @given(sizes=st.lists(st.integers(1, 300), min_size=1, max_size=70).map(sorted))
     def test_bunches_cover_their_branches_in_order_with_little_padding(self, sizes: list[int]) -> None:

@@ -246,6 +246,32 @@ class TestWhatCannotBeScored:
         with pytest.raises(ConfigError, match="beyond the 512 tokens"):
             reward(folders("gpt2"), max_length=513)
 
+    @pytest.mark.parametrize("pad", ["<pad>", "<|im_start|>"])
+    def test_a_model_whose_positions_begin_behind_the_padding_takes_fewer_tokens(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pad: str
+    ) -> None:
+        """RoBERTa: the first token stands in row padding_idx + 1 of the table."""
+        monkeypatch.setitem(KINDS, "roberta", ("Roberta", {**KINDS["bert"][1], "max_position_embeddings": 130}))
+        tokenizer = tiny_tokenizer(pad=pad)
+        folder = tiny_reward(tmp_path, "roberta", tokenizer=tokenizer)
+        room = 130 - tokenizer.pad_token_id - 1
+        model = reward(folder)
+        assert model.max_length == model.about["max_length"] == room
+        given = [Item(n, ASK, "z" * n) for n in range(40, 130)]
+        tokens = [len(ids) for ids in model.encode([(item.messages, item.response) for item in given])]
+        assert {room - 1, room, room + 1, 130, 131} <= set(tokens)
+        told = by_key(model(given))
+        for item, n in zip(given, tokens, strict=True):
+            assert told[item.key].reason == (f"too_long: {n} tokens > {room}" if n > room else None)
+        with pytest.raises(ConfigError, match=f"beyond the {room} tokens"):
+            reward(folder, max_length=room + 1)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_model_whose_positions_begin_at_the_first_row_takes_all_of_them(
+        self, folders: Folders, kind: str
+    ) -> None:
+        assert reward(folders(kind)).max_length == 512
+
     def test_a_batch_that_does_not_fit_is_halved_until_it_does(self, llama: TransformersReward) -> None:
         sizes: list[int] = []
         given = alike(24)

@@ -130,7 +130,7 @@ class TestTinyModels:
         test = run(healthy(models(kind, dtype)), dtype)
         assert test.findings == ()
         assert test.ok
-        assert test.largest < test.tolerance
+        assert test.largest < test.tolerance[0]
         assert set(test.scores) == {"alone", "batched", "right", "left", "extra"}
 
     @pytest.mark.parametrize("defect", DEFECTS)
@@ -161,6 +161,38 @@ class TestTinyModels:
         assert found.numbers is not None
         assert found.numbers[1] == pytest.approx(once, abs=1e-5 if dtype == "float32" else 0.02)
         assert found.numbers[0] != found.numbers[1]
+
+
+@DTYPES
+@pytest.mark.parametrize("bias", [-12.0, 0.0, 12.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_an_offset_that_all_scores_share_hides_no_missing_mask(
+    models: Models, dtype: str, bias: float, seed: int
+) -> None:
+    """Of an encoder, whose head computes in the dtype of its body."""
+    import torch
+
+    model = models("bert", dtype, seed=seed)
+    before = model.classifier.bias.detach().clone()
+    with torch.no_grad():
+        model.classifier.bias.fill_(bias)
+    try:
+        good = run(lambda ids, mask: call(model, ids, mask), dtype, left=False)
+        bad = run(without_mask(model), dtype, left=False)
+    finally:
+        with torch.no_grad():
+            model.classifier.bias.copy_(before)
+    assert good.findings == ()
+    assert "padding_variant_scores" in bad.codes
+    assert not bad.ok
+
+
+@KINDS
+@DTYPES
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_nothing_is_found_under_other_seeds_and_several_heads(models: Models, kind: str, dtype: str, seed: int) -> None:
+    model = models(kind, dtype, num_labels=3, seed=seed)
+    assert run(healthy(model), dtype, heads=("a", "b", "c")).findings == ()
 
 
 def test_absolute_positions_need_counting_from_the_text_when_padding_stands_before_it(models: Models) -> None:
@@ -210,6 +242,68 @@ def test_a_difference_of_a_thousandth_stops_a_float32_model() -> None:
 
     assert not self_test(off, TWO, NONE).ok
     assert self_test(off, TWO, NONE, Options(dtype="bfloat16")).ok
+
+
+@pytest.mark.parametrize(("dtype", "offset"), [("float32", 20_000.0), ("bfloat16", -12.0), ("float16", 500.0)])
+def test_a_shift_is_held_against_what_separates_texts_not_against_their_offset(dtype: str, offset: float) -> None:
+    def shifted(by: float) -> Scorer:
+        return lambda ids, mask: visible_mean(ids, mask) + offset + by * (len(ids) > 1)
+
+    assert self_test(shifted(0.0), TWO, NONE, Options(dtype=dtype)).ok
+    test = self_test(shifted(1.0), TWO, NONE, Options(dtype=dtype))
+    assert test.codes == ("batch_variant_scores", "padding_variant_scores")
+
+
+@pytest.mark.parametrize(("dtype", "step"), [("bfloat16", 0.0625), ("float16", 2**-7)])
+def test_the_last_digit_of_a_coarse_head_may_differ_and_the_last_but_one_may_not(dtype: str, step: float) -> None:
+    def rounded(steps: int) -> Scorer:
+        return lambda ids, mask: 12 + 3 * step * (visible_mean(ids, mask) > 5) + steps * step * (len(ids) > 1)
+
+    assert self_test(rounded(1), TWO, NONE, Options(dtype=dtype)).ok
+    assert not self_test(rounded(2), TWO, NONE, Options(dtype=dtype)).ok
+    fine = self_test(lambda ids, mask: rounded(1)(ids, mask) + 1e-4, TWO, NONE, Options(dtype=dtype))
+    assert not fine.ok  # these digits are of a float32 head
+
+
+def test_each_head_is_held_against_its_own_range() -> None:
+    def scorer(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        score = visible_mean(ids, mask)
+        return np.stack([10_000 * score, score + 0.5 * (len(ids) > 1)], axis=1)
+
+    test = self_test(scorer, TWO, NONE, Options(heads=("wide", "narrow")))
+    assert not test.ok
+    assert test.findings[0].message.startswith("probe t0 (head narrow): 4 alone, 4.5 batched")
+    assert test.tolerance[0] > 1000 * test.tolerance[1]
+
+
+def test_texts_that_tell_apart_by_rounding_alone_are_constant() -> None:
+    def scorer(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return 5024 + 32.0 * (visible_mean(ids, mask) > 5)
+
+    assert self_test(scorer, TWO, NONE, Options(dtype="bfloat16")).codes == ("constant_scores",)
+    assert self_test(scorer, TWO, NONE, Options(dtype="float32")).ok
+
+
+def test_texts_that_change_places_over_more_than_rounding_are_refused() -> None:
+    """Each moves by less than the tolerance, together by more."""
+    move = {4: 0.0, 5: 0.15, 6: -0.15, 14: 0.0}
+    score = {4: 0.0, 5: 1.001, 6: 1.001, 14: 2.0}
+
+    def scorer(gap: float) -> Scorer:
+        def shifted(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+            first = ids.max(axis=1)
+            return np.array([score[at] + gap * (at == 6) + move[at] * (len(ids) > 1) for at in first.tolist()])
+
+        return shifted
+
+    given = [Probe(f"t{at}", [at] * n) for n, at in enumerate(score, start=2)]
+    test = self_test(scorer(0.25), given, NONE, Options(dtype="bfloat16"))
+    assert test.codes == ("batch_variant_scores", "padding_variant_scores")
+    assert test.findings[0].message.startswith("probes t5 and t6 change places: -0.25 apart alone, 0.05 batched")
+    assert not test.ok
+    close = self_test(scorer(0.15), given, NONE, Options(dtype="bfloat16"))
+    assert close.flips  # on record
+    assert close.ok
 
 
 def by_position(at: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Scorer:

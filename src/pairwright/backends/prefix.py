@@ -87,7 +87,7 @@ class Slot(NamedTuple):
     """The branches of a group that go into one pack, shortest first."""
 
     group: int
-    fresh: bool  # the prefix is computed in this pack; else its keys and values were kept
+    fresh: bool  # the prefix is computed in this pack; else its keys and values were kept, and it is the pack's first
     keep: bool  # ... and are wanted again
     branches: list[int]
 
@@ -144,13 +144,14 @@ class Pack:
 
 
 def lay_out(groups: Sequence[Group], slots: Sequence[Slot], kept: dict[int, tuple[Any, Any]], device: Any) -> Pack:
-    """The pack of these slots. `kept` goes from pack to pack of one group."""
+    """The pack of these slots. `kept` goes from pack to pack of one group, whose rest stands first in its last pack."""
+    if slots[0].fresh:
+        kept.clear()
     pack = Pack([], [], [], [], [], [], kept, device)
     for slot in slots:
         prefix = groups[slot.group].prefix
         first, length = len(pack.ids_T), len(prefix)
         if slot.fresh:
-            kept.clear()
             pack.ids_T += prefix
             pack.position_T += range(length)
         sizes = []

@@ -77,7 +77,7 @@ class TransformersReward:
         if settings.readout == "auto":
             self.readout = "last_attended" if linear_head(self._model) is not None else "model"
         self._pad = padding(self._special, self._model, self.readout)
-        self.max_length = length_limit(settings.max_length, self._model)
+        self.max_length = length_limit(settings.max_length, self._model, self._shortest())
         self._vocabulary = int(self._model.get_input_embeddings().weight.shape[0])
         self.heads: tuple[str, ...] = head_names(settings, self._model, self._probes()[0].ids)
         self._forward = forward_of(self._model, self.readout, self.heads)
@@ -201,6 +201,13 @@ class TransformersReward:
             return test
         said = f"the checkpoint has no weights for {', '.join(untrained)}: they are random, and so are the scores"
         return replace(test, findings=(Finding("untrained_head", said, True), *test.findings))
+
+    def _shortest(self) -> list[int]:
+        """The shortest text of the self-test, without what may be taken for padding; empty where the template fails."""
+        rows = int(self._model.get_input_embeddings().weight.shape[0])
+        encoded = self.encode(list(probe_texts("").values()))
+        shortest = min((ids for ids in encoded if not isinstance(ids, str)), key=len, default=[])
+        return [token for token in shortest if token < rows and token != self._pad]
 
     def _probes(self) -> list[Probe]:
         """The fixed texts that the template takes and the model can hold, padded with some more."""
@@ -331,14 +338,48 @@ def padding(special: Special, model: Any, readout: Readout) -> int:
     return selftest.fill(special)
 
 
-def length_limit(wanted: int | None, model: Any) -> int:
-    """The longest text that is scored; ConfigError above what the model was made for."""
+def length_limit(wanted: int | None, model: Any, ids: Sequence[int]) -> int:
+    """The longest text that is scored; ConfigError above what the model was made for. `ids` is a text to see that on."""
     made_for = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    known = [] if made_for is None else [int(made_for)]
+    if len(ids) > 1 and (made_for is None or len(ids) + selftest.EXTRA < made_for):
+        known += places(model, ids)
     if wanted is None:
-        return int(made_for or 4096)
-    if made_for is not None and wanted > made_for:
-        raise ConfigError(f"max_length = {wanted} is beyond the {made_for} tokens that the model was made for")
+        return min(known, default=4096)
+    if known and wanted > min(known):
+        raise ConfigError(f"max_length = {wanted} is beyond the {min(known)} tokens that the model was made for")
     return wanted
+
+
+def places(model: Any, ids: Sequence[int]) -> list[int]:
+    """How many tokens each table of absolute positions of the model has room for: its rows from the first token's on.
+
+    Tables are known by what they are asked: for one row after the other, as long as the text is. RoBERTa's first token
+    stands in row padding_idx + 1, so that a table of 514 rows takes 512 tokens.
+    """
+    import torch
+
+    found: list[int] = []
+
+    def see(table: Any, told: tuple[Any, ...], named: dict[str, Any]) -> None:
+        asked = torch.unique(told[0] if told else named["input"])
+        first = int(asked[-1]) - len(ids) + 1
+        if len(asked) - len(ids) in (0, 1) and int(asked[0]) in (first, first - 1):  # one more where it pads by itself
+            found.append(table.num_embeddings - first)
+
+    hooks = [
+        each.register_forward_pre_hook(see, with_kwargs=True)
+        for each in model.modules()
+        if isinstance(each, torch.nn.Embedding) and each is not model.get_input_embeddings()
+    ]
+    try:
+        text = torch.tensor([list(ids)], device=model.device)
+        with torch.inference_mode():
+            model(input_ids=text, attention_mask=torch.ones_like(text))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def forward_of(model: Any, readout: Readout, heads: Sequence[str]) -> Forward:
