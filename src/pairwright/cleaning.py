@@ -10,7 +10,7 @@ import polars as pl
 from pairwright import __version__
 from pairwright.clean.evidence import RATED, Cleaning, Evidence
 from pairwright.clean.run import Result, clean
-from pairwright.errors import DataError
+from pairwright.errors import ConfigError, DataError
 from pairwright.io.evidence import TEXTS, Held, read_evidence
 from pairwright.report.clean import LISTED, page_of
 from pairwright.score.compare import voices
@@ -84,6 +84,7 @@ def finite(value: Any) -> Any:
 
 def clean_source(source: Path, out: Path, settings: Cleaning, *, layout: str | None) -> dict[str, Any]:
     """A run folder or a file into a folder of results with a page; the source is not touched."""
+    _keep_apart(source, out)
     if source.is_dir():
         evidence, texts = of_folder(source, settings.raters)
         told, inputs = f"the run {source}", {}
@@ -95,6 +96,8 @@ def clean_source(source: Path, out: Path, settings: Cleaning, *, layout: str | N
     facts = {"read": told, "inputs": inputs, "version": __version__, **result.facts}
     result = result._replace(facts=finite(facts))
     out.mkdir(parents=True, exist_ok=True)
+    if (out / "clean.json").exists():  # of an earlier call with other settings
+        (out / "scores.parquet").unlink(missing_ok=True)
     write_result(out, result)
     if result.scores.height:
         write_parquet(out / "scores.parquet", result.scores)
@@ -102,3 +105,11 @@ def clean_source(source: Path, out: Path, settings: Cleaning, *, layout: str | N
     shown = page_facts(result.facts, finite(flagged(result, texts)))
     write_text(out / "report.html", page_of(shown, title=f"Clean: {source.name}", origin=origin))  # type: ignore[arg-type]
     return result.facts
+
+
+def _keep_apart(source: Path, out: Path) -> None:
+    """Results never fall on what they are about: neither on a run nor on the file that is read."""
+    if (out / "stages").exists() or (source.is_file() and source.resolve().parent == out.resolve()):
+        raise ConfigError(
+            f"--out {out} holds {source.name if source.is_file() else 'a run'}; give the results a folder of their own"
+        )

@@ -58,14 +58,18 @@ def _proposals(votes: Votes, told: Repair, rater: str) -> pl.DataFrame:
         },
         schema=PROPOSALS.schema,
     )
-    return conform(rows.sort("z", descending=True), PROPOSALS, where="clean")
+    return conform(rows.sort(pl.col("z").abs(), descending=True, maintain_order=True), PROPOSALS, where="clean")
 
 
 def _strengths(votes: Votes, told: Repair, rater: str) -> pl.DataFrame:
-    """NaN, of a fit that did not converge, is missing; so is a response that was compared with none of its prompt."""
+    """NaN, of a fit that did not converge, is missing; so is a response that was compared with none of its prompt.
+
+    Strengths of different parts of a prompt cannot be compared: where two parts hold pairs, all of the prompt is missing.
+    """
     lost = ~np.isfinite(told.strength_R)
-    parts_P = np.bincount(told.prompt_C, minlength=len(votes.prompts))
-    split_R = (parts_P > 1)[owner(votes.pairs.item_start_P)]
+    alone_C = np.bincount(told.problem_R, minlength=len(told.prompt_C)) == 1
+    parts_P = np.bincount(told.prompt_C[~alone_C], minlength=len(votes.prompts))
+    split_R = (parts_P > 1)[owner(votes.pairs.item_start_P)] | alone_C[told.problem_R]
     reason = np.where(lost, "not_converged", np.where(split_R, "not_connected", ""))
     return votes.items.select(
         "prompt_id",

@@ -51,7 +51,7 @@ def _comparisons(evidence: Evidence) -> Case:
     counts = redundancy(pairs)
     n_P = np.diff(pairs.item_start_P)
     several = float((pairs.votes_I > 1).mean()) if len(pairs.votes_I) else 0.0
-    total = len(n_P)
+    total, cyclic = len(n_P), int((counts.cycle_rank_P > 0).sum())
     facts = {
         "prompts": total,
         "responses": int(n_P.sum()),
@@ -88,10 +88,17 @@ def _comparisons(evidence: Evidence) -> Case:
             "rate can be estimated; which pair is wrong is decided by its votes alone."
         )
         return Case("comparisons", "rate_only", "lad", words, OPTIONS[2:], facts)
+    if not several:
+        words = (
+            f"detect_only: {cyclic} of {total} prompts have a cycle, but every pair was judged "
+            "once: a contradiction says that something is wrong, rarely which pair. No pair is flagged; the cycles are "
+            "counted against those that honest noise makes."
+        )
+        return Case("comparisons", "detect_only", "lad", words, OPTIONS[1:2], facts)
     if not facts["correctable"]:
         words = (
-            f"detect_only: {facts['detectable']} of {total} prompts can show a contradiction, none can say which pair is "
-            "wrong (three responses make one triangle)."
+            f"detect_only: {cyclic} of {total} prompts can show a contradiction, none can always "
+            "say which pair is wrong: each has responses that two pairs or fewer hold to the rest (as in a triangle)."
         )
         return Case("comparisons", "detect_only", "lad", words, OPTIONS[3:], facts)
     words = (
@@ -145,7 +152,15 @@ def _raters(scores: pl.DataFrame) -> Case:
 
 def _models(scores: pl.DataFrame) -> Iterator[Case]:
     """Prompts x models, one matrix per rater; not where the responses of a prompt are draws of one model."""
-    named = scores.filter(pl.col("score").is_not_null(), pl.col("model").is_not_null())
+    given = scores.filter(pl.col("score").is_not_null())
+    named = given.filter(pl.col("model").is_not_null())
+    n = given.group_by("prompt_id").agg(n=pl.col("response_id").n_unique())["n"]
+    if named.is_empty() and 2 * (n > 1).sum() > len(n):
+        words = (
+            "slot_columns: nobody says which model wrote which response, so that the columns of a matrix would be slots, "
+            "not the same thing in every row."
+        )
+        yield Case("models", "slot_columns", None, words, (SAME_COLUMNS,), {"prompts": len(n)})
     for (rater,), held in named.group_by("rater", maintain_order=True):
         rows = held.group_by("prompt_id").agg(models=pl.col("model").n_unique(), n=pl.len())
         models, prompts = held["model"].n_unique(), rows.height

@@ -23,10 +23,12 @@ KEY = ["prompt_id", "response_id"]
 
 
 def wide(scores: pl.DataFrame, index: Sequence[str], columns: str) -> tuple[pl.DataFrame, list[str], Matrix]:
-    """(row ids, column names, matrix with nan for missing). The first score of a cell that stands twice is taken."""
-    table = scores.pivot(columns, index=list(index), values="score", aggregate_function="first", maintain_order=True)
-    names = [name for name in table.columns if name not in index]
-    return table.select(index), names, table.select(names).cast(pl.Float64).fill_null(np.nan).to_numpy()
+    """(row ids, column names, matrix with nan for missing), both sorted. Of a cell that stands twice the first is taken."""
+    held = scores.select(*index, "score", column=pl.lit(":") + pl.col(columns))  # no name can be that of an index
+    table = held.pivot("column", index=list(index), values="score", aggregate_function="first").sort(index)
+    names = sorted(name[1:] for name in table.columns if name.startswith(":"))
+    score_PJ = table.select(f":{name}" for name in names).cast(pl.Float64).fill_null(np.nan).to_numpy()
+    return table.select(index), names, score_PJ
 
 
 def clean_raters(scores: pl.DataFrame, settings: Cleaning, *, method: str) -> Cleaned:
@@ -53,7 +55,8 @@ def clean_raters(scores: pl.DataFrame, settings: Cleaning, *, method: str) -> Cl
             raise NotConverged(
                 f"the regression of {', '.join(lost)} on the other raters did not settle: nothing is proposed"
             )
-        guess_RJ, z_RJ = score_RJ - fit.residual_PJ, fit.z_PJ
+        guess_RJ = score_RJ - fit.residual_PJ
+        z_RJ, _ = _in_noise(fit.residual_PJ, 0.0, score_RJ)
         facts["scale"] = dict(zip(raters, map(float, fit.scale_J), strict=True))
     else:
         guess_RJ, z_RJ, facts["noise"] = _by_offsets(score_RJ)
@@ -70,10 +73,20 @@ def _by_offsets(score_PJ: Matrix) -> tuple[Matrix, Matrix, float]:
     fit = fit_two_way(score_PJ)
     if not fit.converged:
         raise NotConverged("the offsets of rows and columns did not settle: nothing is proposed")
-    floor = noise_floor(fit)
-    residual_PJ = fit.residual_PJ
-    z_PJ = residual_PJ / floor if floor > 0 else standardised(residual_PJ, robust_scale(residual_PJ))
-    return score_PJ - residual_PJ, z_PJ, floor
+    z_PJ, floor = _in_noise(fit.residual_PJ, noise_floor(fit), score_PJ)
+    return score_PJ - fit.residual_PJ, z_PJ, floor
+
+
+def _in_noise(residual_PJ: Matrix, floor: float, score_PJ: Matrix) -> tuple[Matrix, float]:
+    """(z, noise floor): residuals over the floor, each column's own scale where that is 0 or unknown.
+
+    Rounding, 1e-12 of the largest score, is neither residual nor noise.
+    """
+    least = 1e-12 * float(np.abs(score_PJ[np.isfinite(score_PJ)]).max(initial=0.0))
+    residual_PJ = np.where(np.abs(residual_PJ) <= least, 0.0, residual_PJ)
+    if floor > least:
+        return residual_PJ / floor, floor
+    return standardised(residual_PJ, robust_scale(residual_PJ)), 0.0
 
 
 def clean_models(scores: pl.DataFrame, settings: Cleaning, *, rater: str, method: str) -> Cleaned:
@@ -85,11 +98,14 @@ def clean_models(scores: pl.DataFrame, settings: Cleaning, *, rater: str, method
     held = scores.filter(pl.col("rater") == rater, pl.col("model").is_not_null(), pl.col("score").is_not_null())
     ids = held.group_by("prompt_id", "model", maintain_order=True).agg(pl.col("response_id").first())
     rows, models, score_PJ = wide(held, ["prompt_id"], "model")
+    if len(models) < 2:
+        raise NotIdentifiable(f"{len(models)} models with scores by {rater}: nothing can be held against anything")
     low_PJ, z_PJ, floor = _by_offsets(score_PJ)
     facts: dict[str, Any] = {"rater": rater, "prompts": len(score_PJ), "models": len(models)}
     if method == "low_rank":
         low_PJ, floor, more = _by_rank(score_PJ, low_PJ, floor, settings)
-        z_PJ = (score_PJ - low_PJ) / floor if more["used"] == "low_rank" else z_PJ
+        if more["used"] == "low_rank":
+            z_PJ, floor = _in_noise(score_PJ - low_PJ, floor, score_PJ)
         facts |= more
     facts["noise"] = floor
     cells = Cells("models", rows, models, score_PJ, _within(low_PJ, score_PJ), z_PJ)
