@@ -64,6 +64,19 @@ def page_facts(facts: Mapping[str, Any], shown: list[dict[str, Any]]) -> dict[st
     return {**{key: facts[key] for key in ("cases", "judges", "proposals", "safe", "applied")}, "flagged": shown}
 
 
+def found_in_order(result: Result, scores: pl.DataFrame, names: Iterable[str]) -> pl.DataFrame:
+    """Rows NAME.clean, equal to those of NAME, of these raters: examined by a fit that settled, and nothing of it safe.
+
+    So that a recipe whose pairs follow NAME.clean does not stop because nothing was wrong.
+    """
+    made = set(result.scores["rater"])
+    done = [case for case in result.facts["cases"] if case.get("outcome") == "done"]
+    examined = {rater for case in done for rater in [case["rater"], *case["found"].get("raters", [])]}
+    alike = [name for name in names if name in examined and f"{name}.clean" not in made]
+    rows = scores.filter(pl.col("rater").is_in(alike))
+    return rows.with_columns(pl.concat_str("rater", pl.lit(".clean")))
+
+
 def write_result(folder: Path, result: Result) -> None:
     """proposals.parquet, soft.parquet and clean.json, beside whatever they are about."""
     write_parquet(folder / "proposals.parquet", result.proposals)

@@ -170,6 +170,8 @@ def clean(
             _say(f"  - {option}")
         if case.get("outcome") not in (None, "done"):
             _say(f"  {case['outcome']}: {case['why']}")
+        if note := case.get("found", {}).get("note"):
+            _say(f"  {note}")
         if case.get("forced"):
             _say("  forced: nothing can be known here; no proposal is called safe")
     _say(f"\n{told['proposals']} proposals, {told['safe']} safe; applied: {told['applied']}")

@@ -12,7 +12,7 @@ import polars as pl
 from pairwright.backends.endpoint import Endpoint
 from pairwright.clean.repair import soft_pairs
 from pairwright.clean.run import clean
-from pairwright.cleaning import evidence_of, finite, flagged, page_facts, write_result
+from pairwright.cleaning import evidence_of, finite, flagged, found_in_order, page_facts, write_result
 from pairwright.engine import over_shards
 from pairwright.errors import ConfigError
 from pairwright.export import export_run, rewarded
@@ -425,6 +425,10 @@ def _clean_step(recipe: Recipe, folder: Path, stages: Folders) -> Step:
         evidence = evidence_of(scores, responses, pl.concat([empty(COMPARISONS), *held]), settings.raters)
         result = clean(evidence, settings)
         write_result(folder, result)
+        if settings.apply == "safe" and recipe.reward:
+            wanted = [name.removesuffix(".clean") for name in recipe.reward.raters if name.endswith(".clean")]
+            same = found_in_order(result, scores, wanted)
+            result = result._replace(scores=pl.concat([result.scores, same.select(result.scores.columns)]))
         shown = flagged(result, responses.select("prompt_id", "response_id", "response"), prompts)
         write_json(folder / "clean_page.json", finite(page_facts(result.facts, shown)))
         parts = [(data, _shards_of(data, recipe.shards)) for data in (result.scores, result.proposals)]

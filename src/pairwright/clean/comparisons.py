@@ -15,6 +15,7 @@ from pairwright.core.segments import Floats, owner
 from pairwright.tables import PROPOSALS, SCORES, conform
 
 Z0 = 4.0
+FEW_CYCLES = 5  # expected ones, from which on none at all is strange: a chance of 0.007
 
 
 def clean_comparisons(comparisons: pl.DataFrame, settings: Cleaning) -> Cleaned:
@@ -113,14 +114,20 @@ def _facts(votes: Votes, told: Repair) -> dict[str, Any]:
     cycles = majority_cycles(told.pairs, p_I)
     moved_P = _moved(told)
     testable = told.testable_C[np.isfinite(told.testable_C)]
+    expected = float(np.nansum(cycles.expected_P))
+    note = (
+        f"not one cycle where votes that err independently would close about {expected:.0f}: the comparisons of a prompt may "
+        "be one ranking written out, and then they cannot be checked against each other (derived_pairs)"
+    )
     return {
+        "note": note if expected >= FEW_CYCLES and not cycles.cycles_P.any() else None,
         "statuses": {STATUSES[code]: int(n) for code, n in zip(names, counts, strict=True)},
         "flagged": int(told.flagged_I.sum()),
         "safe": int(told.safe_I.sum()),
         "pairs": len(told.flagged_I),
         "cycles": float(cycles.cycles_P.sum()),
         "triples": float(cycles.triples_P.sum()),
-        "expected_cycles": float(np.nansum(cycles.expected_P)),
+        "expected_cycles": expected,
         "testable": float(testable.mean()) if len(testable) else None,
         "ranking_moved": float(moved_P.mean()) if len(moved_P) else None,
     }

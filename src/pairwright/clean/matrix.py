@@ -125,8 +125,7 @@ def _by_rank(
     rng = np.random.default_rng(settings.seed)
     mask_PJ = np.isfinite(score_PJ)
     centre = float(np.median(score_PJ[mask_PJ]))
-    residual = score_PJ - additive_PJ
-    additive = float(np.median(np.abs(residual[mask_PJ])))
+    additive = _held_out_offsets(score_PJ, rng)
     try:
         choice = choose_rank(score_PJ - centre, [settings.rank] if settings.rank else RANKS, rng=rng, sd=floor)
         rank = choice.rank
@@ -142,6 +141,17 @@ def _by_rank(
     except NotIdentifiable as refused:
         return additive_PJ, floor, {"used": "two_way", "rank": None, "low_rank": str(refused)}
     return fit.low_PJ + centre, 1.4826 * error, facts | {"used": "low_rank", "iterations": fit.n_iter}
+
+
+def _held_out_offsets(score_PJ: Matrix, rng: np.random.Generator, folds: int = 5) -> float:
+    """Median |error| of cells that the offsets did not see: what `choose_rank` says of a rank."""
+    fold_PJ = rng.integers(0, folds, score_PJ.shape)
+    errors = []
+    for fold in range(folds):
+        fit = fit_two_way(np.where(fold_PJ == fold, np.nan, score_PJ))
+        away_PJ = np.abs(score_PJ - fit.row_P[:, None] - fit.column_J)
+        errors.append(np.nanmedian(np.where(fold_PJ == fold, away_PJ, np.nan)))
+    return float(np.mean(errors))
 
 
 def _plain(value: float) -> float | None:
