@@ -53,7 +53,7 @@ def test_binarized_ultrafeedback_is_derived_from_its_scores(real_data: Path, tmp
 
 
 def test_one_human_of_qa_feedback_never_closes_a_cycle(real_data: Path) -> None:
-    """372 prompts, all 6 pairs of 4 answers, one vote each: 0 cycles where honest noise of that strength makes about 20."""
+    """372 prompts, all 6 pairs of 4 answers, one vote each: 0 cycles where independent votes make about 150."""
     held = pl.read_parquet(real_data / "qa_feedback_dev.parquet")
     rows = [
         {"prompt_id": row["prompt_id"], "left_id": str(a), "right_id": str(b), "rater": "human", "outcome": outcome}
@@ -65,7 +65,7 @@ def test_one_human_of_qa_feedback_never_closes_a_cycle(real_data: Path) -> None:
     done = clean(votes(pl.DataFrame(rows)), Cleaning())
     told = case(done, "comparisons")
     assert (told["status"], told["found"]["cycles"], done.proposals.height) == ("detect_only", 0, 0)
-    assert 15 < told["found"]["expected_cycles"] < 26
+    assert told["found"]["expected_cycles"] > 100  # of strengths with sd 2 logits, judged independently
     assert done.soft.height == 2232
 
 

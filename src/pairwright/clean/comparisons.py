@@ -15,6 +15,7 @@ from pairwright.core.segments import Floats, owner
 from pairwright.tables import PROPOSALS, SCORES, conform
 
 Z0 = 4.0
+PRIOR = 0.25  # 1 / variance of the strengths that the expected cycles are counted under: sd 2 logits
 FEW_CYCLES = 5  # expected ones, from which on none at all is strange: a chance of 0.007
 
 
@@ -109,14 +110,14 @@ def _soft(votes: Votes, told: Repair) -> pl.DataFrame:
 def _facts(votes: Votes, told: Repair) -> dict[str, Any]:
     """Counts, cycles against those that the fitted noise explains, and how far the ranking moves."""
     names, counts = np.unique(told.status_C, return_counts=True)
-    plain = fit_newton(told.pairs, strict=False)
+    plain = fit_newton(told.pairs, ridge=PRIOR, strict=False)  # without a prior, consistent votes would never err
     p_I = win_probability(plain.strength_R[told.pairs.left_I] - plain.strength_R[told.pairs.right_I])
     cycles = majority_cycles(told.pairs, p_I)
     moved_P = _moved(told)
     testable = told.testable_C[np.isfinite(told.testable_C)]
     expected = float(np.nansum(cycles.expected_P))
     note = (
-        f"not one cycle where votes that err independently would close about {expected:.0f}: the comparisons of a prompt may "
+        f"not one cycle where votes that err independently would close about {expected:.0f} (strengths with sd 2 logits): the comparisons of a prompt may "
         "be one ranking written out, and then they cannot be checked against each other (derived_pairs)"
     )
     return {
