@@ -23,7 +23,7 @@ import pytest
 
 from pairwright.backends import endpoint as endpoint_module
 from pairwright.backends.answers import Answer, Ruling, retry_after, rule
-from pairwright.backends.endpoint import Client, Endpoint, Job
+from pairwright.backends.endpoint import Client, Endpoint, Job, _Key
 from pairwright.backends.fake_endpoint import FakeEndpoint, Fault, Kind
 from pairwright.backends.openai import (
     OpenAIJudge,
@@ -98,6 +98,30 @@ class TestTranslation:
         assert (chat.model, chat.n_tokens, chat.choices[0][:2], token) == ("m", 1, ("5", "stop"), " 5")
         assert held == pytest.approx({" 4": -0.5, " 5": -1.0, "\ufffd": -3.0 + np.log(2)})
 
+    @pytest.mark.parametrize(
+        "logprobs",
+        [
+            {"tokens": ["7"], "token_logprobs": [-1]},
+            {"content": {"7": -1}},
+            {"content": "7"},
+            {"content": ["7"]},
+            {"content": [{"id": 3, "logprob": -1}]},
+            {"content": [{"token": "7", "logprob": -1}, {"token": None, "logprob": -1}]},
+            {"content": [{"token": "7", "logprob": -1, "top_logprobs": {"7": -1}}]},
+            {"content": [{"token": "7", "logprob": -1, "top_logprobs": [{"id": 3, "logprob": -1}]}]},
+            {"content": [{"token": "7", "logprob": -1, "top_logprobs": [None]}]},
+            {"content": [{"token": "7", "logprob": "-1"}]},
+            {"content": [{"token": "7", "logprob": float("nan")}]},
+            {"content": [{"token": "7", "logprob": 1e3}]},
+            {"content": [{"token": "7", "logprob": -(10**400)}]},
+            [],
+            7,
+        ],
+    )
+    def test_log_probabilities_of_another_shape_are_none(self, logprobs: Any) -> None:
+        choice = {"message": {"content": "7"}, "logprobs": logprobs}
+        assert from_response({"choices": [choice]}).choices[0] == ("7", None, ())
+
     def test_the_tokens_of_several_choices_are_not_guessed(self) -> None:
         choice = {"message": {"content": "x"}}
         assert from_response({"choices": [choice, choice], "usage": {"completion_tokens": 2}}).n_tokens is None
@@ -154,6 +178,13 @@ class TestRulings:
         ruling = rule(answer, lambda _: None, where="HERE")
         assert ruling.kind == kind
         assert told in ruling.why
+
+    @pytest.mark.parametrize("half", [b"\\ud800", b"\\uDfFf", b"\xed\xa0\x80"])
+    def test_half_a_surrogate_pair_becomes_a_sign_that_can_be_written(self, half: bytes) -> None:
+        data = b'{"a": ["3 ' + half + b'", 1.5, null], "b": "\\ud83d\\ude00", "message": "no ' + half + b'"}'
+        body = rule(Answer(200, data), lambda _: None, where="HERE").body
+        assert body == {"a": ["3 \ufffd", 1.5, None], "b": "\U0001f600", "message": "no \ufffd"}
+        assert rule(Answer(400, data), lambda _: None, where="HERE").why == "HTTP 400 from HERE: no \ufffd"
 
     def test_retry_after_is_a_number_or_a_date(self) -> None:
         assert [retry_after(value, 0.0) for value in ("3", "0.5", "-1", "soon", "inf", None)] == [3, 0.5, 0, 0, 0, 0]
@@ -283,6 +314,12 @@ class TestJudge:
         with FakeEndpoint() as server, pytest.raises(KeyError, match="no such prompt"):
             list(OpenAIJudge(settings(server))(broken()))
 
+    def test_a_reply_with_half_a_surrogate_pair_can_be_written(self) -> None:
+        with FakeEndpoint(reply=lambda *_: "Score: 3\n\ud800", model="fake") as server:
+            (reply,) = OpenAIJudge(settings(server))(asks(1))
+        assert reply.text == "Score: 3\n\ufffd"
+        assert reply.text.encode()
+
     def test_an_empty_content_says_whether_it_was_cut(self) -> None:
         judge = OpenAIJudge(Endpoint("http://127.0.0.1:9", "m"))
         for finish, told in (("length", "judge_unfinished"), ("stop", "judge_failed: no content (finish_reason stop)")):
@@ -349,6 +386,61 @@ class TestJudge:
         place.note(Ruling("done"), started=100.0, now=100.0, jitter=1.0)
         place.in_flight += 1
         assert place.is_free(100.0)
+
+
+class TestDeadline:
+    @contextlib.contextmanager
+    def dripping(self, head: bytes, drop: bytes, every_s: float = 0.05) -> Iterator[str]:
+        """The URL of a server that begins an answer and goes on drop by drop, until it is left."""
+        ended = threading.Event()
+
+        def serve() -> None:
+            taken, _ = listening.accept()
+            with taken, contextlib.suppress(OSError):
+                taken.recv(65536)
+                taken.sendall(head)
+                while not ended.wait(every_s):
+                    taken.sendall(drop)
+
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            thread = threading.Thread(target=serve, daemon=True)
+            thread.start()
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+            ended.set()
+            thread.join(5)
+
+    @pytest.mark.parametrize(
+        ("head", "drop"),
+        [
+            (b"", b"H"),
+            (b"HTTP/1.1 200 OK\r\nX-A: ", b"a"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n", b" "),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"a"),
+            (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        ],
+        ids=["status", "header", "body", "chunk_size", "chunks", "trailer", "continue"],
+    )
+    def test_a_try_ends_in_time_wherever_the_server_drips(self, head: bytes, drop: bytes) -> None:
+        with self.dripping(head, drop) as url:
+            begun = time.monotonic()
+            (reply,) = OpenAIJudge(Endpoint(url, "fake", timeout_s=0.4, retries=0))(asks(1))
+            assert time.monotonic() - begun < 1.5
+        assert "time_out" in str(reply.reason)
+
+    def test_a_handshake_that_is_never_answered_ends_in_time(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            begun = time.monotonic()
+            url = f"https://127.0.0.1:{silent.getsockname()[1]}/v1"
+            (reply,) = OpenAIJudge(Endpoint(url, "fake", timeout_s=0.4, retries=0))(asks(1))
+            assert time.monotonic() - begun < 1.5
+        assert "time_out" in str(reply.reason)
+
+    def test_a_deadline_is_that_of_the_try_and_not_of_the_connection(self) -> None:
+        with FakeEndpoint(latency_s=0.15) as server:
+            judge = OpenAIJudge(settings(server, timeout_s=0.4, retries=0, concurrency=1))
+            assert [reply.reason for reply in judge(asks(5))] == [None] * 5
 
 
 class TestSeveralAddresses:
@@ -423,6 +515,36 @@ class TestSecrets:
             (reply,) = OpenAIJudge(settings(server))(asks(1))
         assert reply.text == "Your key is <key>"
 
+    @pytest.mark.parametrize(
+        "spell",
+        [
+            lambda key: json.dumps(key)[1:-1],
+            lambda key: json.dumps(key)[1:-1].replace("/", "\\/"),
+            lambda key: json.dumps(json.dumps(key)[1:-1])[1:-1],
+            lambda key: "".join(f"\\u{ord(sign):04X}" for sign in key),
+            lambda key: json.dumps(key)[1:-1].replace("+", "\\u002b").replace("/", "\\u002F"),
+        ],
+    )
+    def test_it_is_found_however_json_spells_it(self, spell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        key = 'sk-abc/def+ghi\\jkl"mno-pqrstu'
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        held = _Key("OPENAI_API_KEY")
+        data = b'{"reply": "Your key is ' + spell(key).encode() + b'."}'
+        assert held.hide(Answer(200, data)).data == b'{"reply": "Your key is <key>."}'
+        assert held.hide(Answer(400, data)).data == b'{"reply": "Your key is <key>."}'
+        other = b'{"reply": "sk-abc\\/def, and \\"nothing\\" more\\n"}'
+        assert held.hide(Answer(200, other)).data == other
+        begun = time.process_time()
+        held.hide(Answer(200, b"\\" * 200_000))
+        assert time.process_time() - begun < 1
+
+    def test_a_key_with_signs_that_json_escapes_is_in_no_reply(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        key = 'sk-abc/def+ghi\\jkl"mno-pqrstu'
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        with FakeEndpoint(reply=lambda *_: f"Your key is {key}") as server:
+            (reply,) = OpenAIJudge(settings(server))(asks(1))
+        assert reply.text == "Your key is <key>"
+
     def test_a_short_key_that_is_a_word_leaves_replies_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OPENAI_API_KEY", "EMPTY")
         with FakeEndpoint(reply=lambda *_: "EMPTY is a word") as server:
@@ -449,7 +571,7 @@ class TestSecrets:
         def broken(*_: Any) -> None:
             raise RuntimeError("a bug")
 
-        monkeypatch.setattr(endpoint_module, "_allow", broken)
+        monkeypatch.setattr(endpoint_module, "dial", broken)
         with FakeEndpoint() as server, pytest.raises(RuntimeError, match="a bug") as caught:
             list(OpenAIJudge(settings(server))(asks(1)))
         shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())

@@ -193,6 +193,51 @@ class TestPairs:
         if most >= len(everyone):
             assert pairs == everyone
 
+    @given(
+        st.integers(2, 9), st.integers(1, 40), st.integers(0, 5), st.lists(st.integers(0, 2), min_size=9, max_size=9)
+    )
+    def test_no_pair_comes_twice_and_a_larger_part_holds_the_smaller_one(self, n, most, seed, texts):
+        held = {f"r{i}": str(texts[i]) for i in range(n)}
+        parts = [
+            pairs_of("p", held, JudgeSettings(mode="pairwise", max_pairs=count, seed=seed))
+            for count in (most, most + 3)
+        ]
+        distinct = [pair for pair in combinations(sorted(held), 2) if held[pair[0]] != held[pair[1]]]
+        for part, count in zip(parts, (most, most + 3), strict=True):
+            assert len(set(part)) == len(part) == min(count, len(distinct))
+            assert set(part) <= set(distinct)
+        assert set(parts[0]) <= set(parts[1])
+        if most + 3 < n * (n - 1) // 2:
+            assert parts[0] == parts[1][: len(parts[0])]
+
+    def test_a_question_stays_as_it_is_when_there_are_more_draws_pairs_or_aspects(self):
+        prompts, responses = tables(p=["u", "v", "w", "x", "y", "z", "u"], q=["v", "u"])
+        warm = {"temperature": 1.0, "mode": "pairwise"}
+        few, many = (
+            Rubric(aspects=("honesty", "helpfulness")),
+            Rubric(aspects=("truthfulness", "honesty", "helpfulness")),
+        )
+
+        def asked(settings: JudgeSettings, rubric: Rubric) -> dict[object, ChatAsk]:
+            questions = list(pairwise_asks(prompts, responses, settings, rubric))
+            assert len({q.place for q in questions}) == len(questions)
+            return {q.place: q.ask._replace(key=0) for q in questions}  # the key counts within a run
+
+        small = asked(JudgeSettings(**warm, max_pairs=10), few)
+        for settings, rubric in (
+            (JudgeSettings(**warm, max_pairs=10, draws=3), few),
+            (JudgeSettings(**warm, max_pairs=20), few),
+            (JudgeSettings(**warm), few),
+            (JudgeSettings(**warm, max_pairs=10), many),
+        ):
+            large = asked(settings, rubric)
+            assert len(large) > len(small)
+            assert small.items() <= large.items()
+        single = {q.place: q.ask._replace(key=0) for q in pointwise_asks(prompts, responses, POINTWISE, few)}
+        warmer = JudgeSettings(draws=3, temperature=0.5)
+        several = {q.place: q.ask._replace(key=0) for q in pointwise_asks(prompts, responses, warmer, many)}
+        assert all(several[place] == ask._replace(temperature=0.5) for place, ask in single.items())
+
     def test_which_part_depends_on_the_seed_and_the_prompt(self):
         held = {f"r{i}": str(i) for i in range(8)}
         parts = {
@@ -210,6 +255,8 @@ class TestPairs:
             ("p", "c", "a", "left"),
             ("p", "c", "a", "right"),
         ]
+        twice = list(pairwise_asks(prompts, responses, PAIRWISE, OVERALL, pairs=pl.concat([pairs, pairs])))
+        assert twice == asked
         wrong = pairs.with_columns(left_id=pl.lit("z"))
         with pytest.raises(DataError, match="response z"):
             list(pairwise_asks(prompts, responses, PAIRWISE, OVERALL, pairs=wrong))

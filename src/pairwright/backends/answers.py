@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import ssl
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
@@ -13,6 +14,7 @@ from pairwright.errors import BackendError
 
 LONGEST_WAIT_S = 600.0  # a Retry-After beyond it is an answer: no
 PASSING = frozenset({408, 409, 425, 429})
+_HALVES = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")  # escaped or as bytes; whole pairs are among them
 STOPPING = {
     401: "the server wants a key, or another one",
     403: "the key may not do this",
@@ -50,7 +52,7 @@ def rule(answer: Answer, check: Check, *, where: str) -> Ruling:
         return Ruling("stop" if answer.hopeless else "again", why=f"{answer.error} ({where})")
     if status == 200:
         try:
-            body = json.loads(answer.data)
+            body = parsed(answer.data)
         except (ValueError, RecursionError):
             return Ruling("again", why=f"not_json: {where} answered {_short(answer.data)!r}")
         try:
@@ -70,10 +72,19 @@ def rule(answer: Answer, check: Check, *, where: str) -> Ruling:
     return Ruling("again", why=said, wait_s=answer.wait_s)
 
 
+def parsed(data: bytes) -> Any:
+    """The JSON of an answer. Half a surrogate pair, which no file can hold, becomes U+FFFD; ValueError where it is none."""
+    body = json.loads(data)
+    if not _HALVES.search(data):
+        return body
+    text = json.dumps(body, ensure_ascii=False)
+    return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
 def _message(data: bytes) -> str:
     """The words of an error answer in one short line."""
     try:
-        told = json.loads(data)
+        told = parsed(data)
     except (ValueError, RecursionError):
         return _short(data)
     inner = told.get("error", told) if isinstance(told, dict) else told

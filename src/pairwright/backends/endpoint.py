@@ -16,8 +16,8 @@ import heapq
 import http.client
 import json
 import os
+import re
 import socket
-import ssl
 import threading
 import time
 import traceback
@@ -31,6 +31,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from pairwright.backends.answers import Answer, Check, Ruling, failure, retry_after, rule
+from pairwright.backends.wire import Wire, connection_to, dial
 from pairwright.errors import BackendError, ConfigError
 from pairwright.tables import canonical_json, text_hash
 
@@ -87,7 +88,7 @@ class Address(NamedTuple):
 
     secure: bool
     host: str
-    port: int | None
+    port: int
     path: str
 
 
@@ -104,7 +105,9 @@ def _split(url: str) -> Address:
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"base URL {url!r} is not http://HOST[:PORT][/PATH] or https://...")
-    return Address(parts.scheme == "https", parts.hostname, port, parts.path.rstrip("/"))
+    secure = parts.scheme == "https"
+    default = http.client.HTTPS_PORT if secure else http.client.HTTP_PORT
+    return Address(secure, parts.hostname, default if port is None else port, parts.path.rstrip("/"))
 
 
 class Job(NamedTuple):
@@ -125,6 +128,14 @@ class Outcome(NamedTuple):
     body: Any
     reason: str | None
     request_id: str
+
+
+class Request(NamedTuple):
+    """What `http.client` sends after POST."""
+
+    path: str
+    payload: bytes
+    headers: dict[str, str]
 
 
 class _Key:
@@ -154,7 +165,20 @@ class _Key:
         if not self._value or (answer.status == 200 and len(self._value) < 16):
             return answer
         error = answer.error and answer.error.replace(self._value, "<key>")
-        return answer._replace(data=answer.data.replace(self._value.encode(), b"<key>"), error=error)
+        data = answer.data.replace(self._value.encode(), b"<key>")
+        if b"\\" in data:
+            data = self._spelt().sub(b"<key>", data)
+        return answer._replace(data=data, error=error)
+
+    def _spelt(self) -> re.Pattern[bytes]:
+        """The key in every spelling that JSON has for it, JSON within JSON included (\\/, \\u002f, \\\\\\/)."""
+        return re.compile("".join(map(_spelling, self._value)).encode())
+
+
+def _spelling(sign: str) -> str:
+    """A pattern for a sign as JSON may write it, up to three times within itself; bounded, so that it stays linear."""
+    plain = sign if sign.isalnum() else r"\\{1,8}" if sign == "\\" else r"\\{0,8}" + re.escape(sign)
+    return rf"(?:\\{{1,8}}u00(?i:{ord(sign):02x})|{plain})"
 
 
 class _Place:
@@ -333,10 +357,10 @@ class _Line:
         for fresh in (False, True):
             connection = connections.get(place.url)
             if fresh or connection is None:
-                connection = connections[place.url] = _connection(address, self.endpoint.timeout_s)
+                connection = connections[place.url] = connection_to(address.host, address.port, address.secure)
             reused = connection.sock is not None
             try:
-                return self._exchange(connection, path, payload, headers, until)
+                return self._exchange(connection, address, Request(path, payload, headers), until)
             except (ConnectionError, http.client.RemoteDisconnected, http.client.CannotSendRequest) as error:
                 connection.close()
                 if not reused or fresh:  # a kept connection may have been closed by the server since
@@ -347,21 +371,21 @@ class _Line:
         raise AssertionError
 
     def _exchange(
-        self, connection: http.client.HTTPConnection, path: str, payload: bytes, headers: dict[str, str], until: float
+        self, connection: http.client.HTTPConnection, address: Address, request: Request, until: float
     ) -> Answer:
         if connection.sock is None:
             try:
-                connection.connect()
+                connection.sock = Wire(dial(address.host, address.port, address.secure, until))
             except OSError as error:
                 return failure(error)._replace(connected=False)
-        held = connection.sock
+        assert isinstance(connection.sock, Wire)
+        connection.sock.until, held = until, connection.sock.held
         with self._lock:
             if self._closed:
                 raise ConnectionAbortedError("the run has ended")
             self._sockets.add(held)
         try:
-            _allow(held, until)
-            connection.request("POST", path, payload, headers)
+            connection.request("POST", *request)
             response = connection.getresponse()
             try:
                 parts = []
@@ -369,7 +393,6 @@ class _Line:
                     parts.append(part)
                     if response.length == 0:
                         break
-                    _allow(held, until)
                 if response.length:
                     raise http.client.IncompleteRead(b"", response.length)
             finally:
@@ -433,21 +456,6 @@ class _Line:
 
     def _request_id(self, task: _Task, *, done: bool = False) -> str:
         return f"{self._run}-{task.number}-{task.tries - done}"
-
-
-def _connection(address: Address, timeout_s: float) -> http.client.HTTPConnection:
-    if address.secure:
-        return http.client.HTTPSConnection(
-            address.host, address.port, timeout=timeout_s, context=ssl.create_default_context()
-        )
-    return http.client.HTTPConnection(address.host, address.port, timeout=timeout_s)
-
-
-def _allow(held: socket.socket, until: float) -> None:
-    left = until - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    held.settimeout(left)
 
 
 def _cut(held: socket.socket) -> None:

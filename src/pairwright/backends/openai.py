@@ -24,6 +24,7 @@ from pairwright.tables import canonical_json, text_hash
 
 CHAT = "/chat/completions"
 TOP_LOGPROBS = 20  # the most that servers give
+ROUNDED = 0.01  # the most that rounding puts a log-probability above 0
 DATED = re.compile(r"-\d{4}(-?\d{2}-?\d{2})?$")  # "gpt-4o" may answer as "gpt-4o-2024-08-06"
 ROUTES = {"classify": "//classify", "pooling": "//pooling", "score": "//score"}
 HOLD = 8  # rewards kept back while all of them are exactly 1
@@ -111,20 +112,41 @@ def _content(message: Mapping[str, Any]) -> str | None:
 
 
 def _tokens(logprobs: Any) -> Tokens:
-    """(token, {alternative: log-probability}); the token itself is among its alternatives. () when not given."""
+    """(token, {alternative: log-probability}); the token itself is among its alternatives.
+
+    () when not given, and when one entry has another shape than the API's: half a table would be read as if it were whole.
+    """
     content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
-    return tuple(_alternatives(each) for each in content or [])
+    if not isinstance(content, list) or not all(
+        _is_entry(each) and _is_top(each.get("top_logprobs")) for each in content
+    ):
+        return ()
+    return tuple(_alternatives(each) for each in content)
+
+
+def _is_top(top: Any) -> bool:
+    return top is None or (isinstance(top, list) and all(map(_is_entry, top)))
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether it names a token, and a log-probability or none; servers round to a little above 0, none says nan."""
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("token"), str):
+        return False
+    value = entry.get("logprob")
+    if isinstance(value, int):
+        return -(10**9) <= value <= 0
+    return value is None or (isinstance(value, float) and value <= ROUNDED)
 
 
 def _alternatives(entry: Mapping[str, Any]) -> tuple[str, Mapping[str, float]]:
     """Two entries with one text (tokens that are parts of a letter) are added up."""
     held: dict[str, float] = {}
     for each in entry.get("top_logprobs") or []:
-        token, value = str(each["token"]), each.get("logprob")
-        if isinstance(value, int | float):
+        token, value = each["token"], each.get("logprob")
+        if value is not None:
             held[token] = float(np.logaddexp(held[token], value)) if token in held else float(value)
-    token, own = str(entry["token"]), entry.get("logprob")
-    if isinstance(own, int | float):
+    token, own = entry["token"], entry.get("logprob")
+    if own is not None:
         held.setdefault(token, float(own))
     return token, held
 

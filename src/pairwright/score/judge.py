@@ -252,8 +252,8 @@ def pairs_of(prompt_id: str, held: Mapping[str, str], settings: JudgeSettings) -
     """Which pairs of a prompt to ask about: all of different texts, or `max_pairs` of them.
 
     A part is drawn as rings: the responses in a random order, neighbours first, then those two apart, and so on; every
-    response then occurs equally often, give or take one ring, and from n pairs on nobody is left out. In a pair the
-    lower id stands left.
+    response then occurs equally often, give or take one ring, and from n pairs on nobody is left out. A larger part holds
+    the smaller one. In a pair the lower id stands left, and no pair comes twice.
     """
     ids = sorted(held)
     n = len(ids)
@@ -262,7 +262,7 @@ def pairs_of(prompt_id: str, held: Mapping[str, str], settings: JudgeSettings) -
     else:
         rng = np.random.default_rng([settings.seed, _number(prompt_id)])
         ring = [ids[i] for i in rng.permutation(n)]
-        steps = ((i, step) for step in range(1, n // 2 + 1) for i in range(n))
+        steps = ((i, step) for step in range(1, n // 2 + 1) for i in range(n // 2 if 2 * step == n else n))
         pairs = [_sorted(ring[i], ring[(i + step) % n]) for i, step in steps]
     return [pair for pair in pairs if held[pair[0]] != held[pair[1]]][: settings.max_pairs]
 
@@ -293,7 +293,7 @@ def _given(pairs: pl.DataFrame) -> dict[str, list[tuple[str, str]]]:
     held: dict[str, list[tuple[str, str]]] = {}
     for prompt_id, left, right in pairs.select("prompt_id", "left_id", "right_id").iter_rows():
         held.setdefault(prompt_id, []).append((left, right))
-    return held
+    return {prompt_id: list(dict.fromkeys(each)) for prompt_id, each in held.items()}
 
 
 def _number(*parts: object) -> int:

@@ -1,18 +1,22 @@
 """A judge's words into a number or a verdict, strictly: what cannot be read for sure is missing, with the reason.
 
-Numbers: one that stands after the label ("Score: 7", "**Score:** 7/10", {"score": 7}) wins over all others. Without a
-label a reply is read when it holds one number, however often. x/10 and "x out of 10" are read as x when the scale ends
-at 10. The sign counts. A number outside the scale is missing, never clipped.
+Numbers: after the label ("Score: 7", "**Score:** 7/10", {"score": 7}) nothing may follow on the line but a full stop and
+words; a digit, a sign of arithmetic or a word right after the number makes it ambiguous ("5, no, 8", "7 percent"). Without a
+label the whole reply must be the number: one amid words is nobody's rating ("Error 5"), several are ambiguous. x/10 and "x
+out of 10" are read as x when the scale ends at 10. The sign counts. A number outside the scale is missing, never clipped.
 
-Verdicts: after the label ("Verdict: A", {"verdict": "tie"}), in double brackets ([[A]], [[C]] for a tie), or as the whole
-reply ("B."). Prose is not interpreted.
+Verdicts: the bare name, after the label ("Verdict: A", {"verdict": "tie"}), in double brackets ([[A]], [[C]] for a tie) at
+the end of a line, or as the whole reply ("B."). Prose is not interpreted: "Verdict: A is worse" names A and means B.
 
-Thinking blocks are taken out first. A reply that was cut off counts when its label stands whole before the cut.
+A label opens a line or follows a sign: "Subscore: 3" and "Style score: 3" are no "Score". Thinking blocks are taken out
+first. A reply that was cut off counts when the line of its label was ended before the cut.
 """
 
+import json
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import zip_longest
+from typing import Any, NamedTuple
 
 UNPARSED, AMBIGUOUS, OUT_OF_SCALE, UNFINISHED = "judge_unparsed", "ambiguous_rating", "out_of_scale", "judge_unfinished"
 REASONS = (
@@ -23,13 +27,17 @@ CUT = ("length", "max_tokens")
 
 _THINKING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.S | re.I)
 _OPEN, _CLOSED = re.compile(r"<(think|thinking|reasoning)>", re.I), re.compile(r"</(?:think|thinking|reasoning)>", re.I)
-_NUMBER = r"(?<![\w.,/])[+-]?(?:[0-9]+(?:[.,][0-9]+)*|\.[0-9]+)(?![\w%]|[.,]?[0-9])"
-_OVER = r"\s*(?:/|out\s+of)\s*"
-_RATING = re.compile(rf"(?P<value>{_NUMBER})(?:{_OVER}(?P<over>[0-9]+(?:\.[0-9]+)?)(?![\w%.]*[0-9]))?", re.I)
-_LOOSE = re.compile(r"[0-9]")
-_RANGE = re.compile(
-    r"\s*(?:-|–|—|to|or|and|through)\s*[+-]?\.?[0-9]|\s+or\s+(?:more|less|higher|lower|above|below)\b", re.I
+_UNDERLINES = re.compile(r"(?<![^\W_])_+|_+(?![^\W_])")  # __bold__, but not the one within final_score
+_LEAD = r"(?:^[^\w\n]*|[^\w\s-][^\S\n]*)(?:(?:the|my|an?|final|overall|total)\s+)*"
+_OPENING, _CLOSING = r"[\s\"'\[(]*", r"[\s\"'\])}]*"
+_NUMBER = r"[+-]?(?:[0-9]+(?:[.,][0-9]+)*|\.[0-9]+)(?![\w%]|[.,]?[0-9])"
+_RATING = re.compile(
+    rf"{_OPENING}(?P<value>{_NUMBER})(?:\s*(?:\(\s*)?(?:/|out\s+of)\s*(?P<over>[0-9]+(?:\.[0-9]+)?))?{_CLOSING}"
+    rf"(?:\.(?=[\s\"'\])}}]|\Z){_CLOSING}(?P<rest>.*))?\Z",
+    re.I,
 )
+_BEGINS = re.compile(rf"{_OPENING}[+-]?\.?[0-9]")
+_DIGITS = re.compile(r"[0-9]+(?:[.,][0-9]+)*")
 
 
 class Read(NamedTuple):
@@ -67,16 +75,15 @@ def find_score(
     cut = finish_reason in CUT
     if unfinished:
         return None, UNFINISHED if cut else UNPARSED
-    labelled = _labelled(bare, label, high)
-    if isinstance(labelled, str):
-        return None, UNFINISHED if cut and labelled == UNPARSED else labelled
-    if cut:  # "Score: 1" may have become "Score: 10"
-        labelled = [each for each in labelled if not _ends(bare, each.at)]
-        if not labelled:
-            return None, UNFINISHED
-    numbers = labelled or _unlabelled(bare, high)
-    if isinstance(numbers, str):
-        return None, numbers
+    said = _stated(bare, label)
+    if cut and not (said and all(each.whole for each in said)):  # "Score: 1" may have become "Score: 10"
+        return None, UNFINISHED
+    read = [_rating(each, high) for each in said] or [_alone(bare, high)]
+    if AMBIGUOUS in read:
+        return None, AMBIGUOUS
+    numbers = [each for each in read if isinstance(each, Found)]
+    if not numbers:
+        return None, UNPARSED
     if len({each.value for each in numbers}) > 1:
         return None, AMBIGUOUS
     return (numbers[0], None) if low <= numbers[0].value <= high else (None, OUT_OF_SCALE)
@@ -90,10 +97,18 @@ def read_verdict(
     cut = finish_reason in CUT
     if unfinished:
         return Verdict(None, UNFINISHED if cut else UNPARSED)
-    said = [match for pattern in _verdicts(names, label) for match in pattern.finditer(bare)]
-    said = [match for match in said if not (cut and match.end() == len(bare.rstrip()))]
-    winners = {_winner(match["name"], names) for match in said}
-    if any(match["more"] for match in said) or len(winners) > 1:
+    said = _stated(bare, label)
+    if cut and any(not each.whole for each in said):  # "Verdict: A" may have become "Verdict: A tie"
+        return Verdict(None, UNFINISHED)
+    marks = list(_bracketed(names).finditer(bare))
+    held = [mark for mark in marks if mark["stands"] is not None and not (cut and "\n" not in bare[mark.end() :])]
+    read = [_named(each.text, names) for each in said]
+    if not (said or marks or cut):
+        read = [_named(bare, names)]
+    if unsure := [each for each in read if each in (AMBIGUOUS, UNPARSED)]:
+        return Verdict(None, unsure[0])
+    winners = {each for each in read if each} | {_winner(mark["name"], names) for mark in held}
+    if len(winners | {_winner(mark["name"], names) for mark in marks}) > 1:
         return Verdict(None, AMBIGUOUS)
     if not winners:
         return Verdict(None, UNFINISHED if cut else UNPARSED)
@@ -101,7 +116,7 @@ def read_verdict(
 
 
 def _bare(text: str) -> tuple[str, bool]:
-    """The reply without thinking and without bold signs, every place kept; whether a thought was left open."""
+    """The reply without thinking and without signs of emphasis, every place kept; whether a thought was left open."""
     bare = _THINKING.sub(_blank, text)
     closed = [match.end() for match in _CLOSED.finditer(bare)]
     if closed:  # the template opened the thought
@@ -109,82 +124,100 @@ def _bare(text: str) -> tuple[str, bool]:
     opened = _OPEN.search(bare)
     if opened:
         return bare[: opened.start()], True
-    return bare.translate({ord("*"): " ", ord("`"): " ", 0x2212: "-", 0xFF1A: ":"}), False
+    plain = bare.translate({ord("*"): " ", ord("`"): " ", 0x2212: "-", 0xFF1A: ":"})
+    return _UNDERLINES.sub(_blank, plain), False
 
 
 def _blank(match: re.Match[str]) -> str:
     return " " * len(match.group())
 
 
-def _ends(text: str, at: int) -> bool:
-    """Whether the number at this place may go on where the text was cut."""
-    match = _RATING.match(text, at)
-    return match is not None and text[match.end() :] in ("", ".", ",", "/", "-")
+class _Said(NamedTuple):
+    """What stands after a label up to the next one or the end of the line; its place; whether the line was ended."""
+
+    text: str
+    at: int
+    whole: bool
 
 
-def _labelled(text: str, label: str, high: float) -> "list[Found] | str":
-    """The numbers after the label; a reason when one of them cannot be read; [] where the label does not stand."""
+def _stated(text: str, label: str) -> list[_Said]:
+    """Everything that is said under the label; what "is" or "of" leads to counts only where no sign does."""
     words = r"[\s_]+".join(map(re.escape, label.split()))
-    stated = re.compile(rf"(?<!\w){words}[\"'\s]*(?:\([^()\n]*\)\s*)?(?P<sign>[:=]|\bis\b|\bof\b)[\s\"'\[(]*", re.I)
-    matches = list(stated.finditer(text))
+    held, rest = _in_object(text, words)
+    stated = re.compile(
+        rf"{_LEAD}{words}[\"'\s]*(?:\([^()\n]*\)\s*)?(?P<sign>[:=]|\bis\b|\bof\b){_OPENING}", re.I | re.M
+    )
+    matches = list(stated.finditer(rest))
     signed = [match for match in matches if match["sign"] in ":="]
-    for said in (signed, [match for match in matches if match not in signed]):  # "a score of 5 is for ..." comes second
-        numbers = [_number(text, match.end(), high) for match in said]
-        if wrong := next((each for each in numbers if isinstance(each, str)), None):
-            return wrong
-        if found := [each for each in numbers if isinstance(each, Found)]:
-            return found
-    return UNPARSED if signed else []
+    said, last = signed or ([] if held else matches), rest.rfind("\n")
+    for match, after in zip_longest(said, said[1:]):
+        end = after.start() if after else len(rest)
+        held.append(_Said(rest[match.end() : end].partition("\n")[0], match.end(), last >= match.end()))
+    return held
 
 
-def _number(text: str, at: int, high: float) -> Found | str | None:
-    """The rating that begins at this place; AMBIGUOUS for a range, a thousand, a percentage or another scale."""
-    match = _RATING.match(text, at)
+def _in_object(text: str, words: str) -> tuple[list[_Said], str]:
+    """The values of a JSON object in the text under keys that are the label, and the text without the object."""
+    begin, end = text.find("{"), text.rfind("}") + 1
+    whole: dict[str, Any] = {"object_pairs_hook": tuple, "parse_int": str, "parse_float": str, "parse_constant": str}
+    try:
+        pairs = json.loads(text[begin:end], strict=False, **whole)
+    except (ValueError, RecursionError):
+        return [], text
+    place = re.compile(rf"\"{words}\"\s*:\s*\"?", re.I)
+    held = []
+    for key, value in pairs:
+        if re.fullmatch(words, key.strip(), re.I):
+            said = value if isinstance(value, str) else ""
+            at = (match.end() for match in place.finditer(text, begin, end) if text.startswith(said, match.end()))
+            held.append(_Said(said, next(at, begin), whole=True))
+    return held, text[:begin] + " " * (end - begin) + text[end:]
+
+
+def _rating(said: _Said, high: float) -> Found | str:
+    """The rating that a statement is; UNPARSED where it begins with no number, AMBIGUOUS where more follows on one."""
+    match = _RATING.match(said.text)
     if match is None:
-        return AMBIGUOUS if _LOOSE.match(text, at) else None
-    if "," in match["value"] or match["value"].count(".") > 1 or _RANGE.match(text, match.end()):
+        return AMBIGUOUS if _BEGINS.match(said.text) else UNPARSED
+    value, over = match["value"], match["over"]
+    if "," in value or value.count(".") > 1 or (over and float(over) != high) or _DIGITS.search(match["rest"] or ""):
         return AMBIGUOUS
-    if match["over"] and float(match["over"]) != high:
-        return AMBIGUOUS
-    return Found(float(match["value"]), at)
+    return Found(float(value), said.at + match.start("value"))
 
 
-def _unlabelled(text: str, high: float) -> "list[Found] | str":
-    """Every number of the text; a reason when there is none, or one that is part of something else."""
-    found: list[Found] = []
-    rest = list(text)
-    for match in _RATING.finditer(text):
-        number = _number(text, match.start(), high)
-        if not isinstance(number, Found):
-            return AMBIGUOUS
-        found.append(number)
-        rest[match.start() : match.end()] = " " * (match.end() - match.start())
-    if _PART.search("".join(rest)):
-        return AMBIGUOUS
-    return found or UNPARSED
+def _alone(text: str, high: float) -> Found | str:
+    """The rating that the whole reply is; AMBIGUOUS for several numbers, and for one of another form."""
+    match = _RATING.match(text)
+    if match is not None and not match["rest"]:
+        return _rating(_Said(text, 0, whole=True), high)
+    numbers = len(_DIGITS.findall(text))
+    wordless = not any(sign.isalpha() for sign in text)
+    return AMBIGUOUS if numbers > 1 or (numbers and wordless) else UNPARSED
 
 
-_PART = re.compile(r"(?<![A-Za-z_])[0-9]")  # a number that is glued to something: 70%, 3rd, 1/2
-
-
-def _verdicts(names: Sequence[str], label: str) -> list[re.Pattern[str]]:
-    """Patterns of a verdict: labelled, in brackets, or alone. `more` is what makes it one of several.
+def _named(text: str, names: Sequence[str]) -> str | None:
+    """first, second or tie where the text is a bare name; UNPARSED where it goes on after one, AMBIGUOUS where with the
+    other; None where it begins with no name.
 
     The names are read as they are written (a lower-case "a" is an article), the words for a tie in any case.
     """
-    tie = "|".join(TIES)
-    name = rf"(?P<name>(?:[Aa]n?\s+)?(?i:{tie})|{'|'.join(map(re.escape, names))})"
+    either = "|".join(map(re.escape, names))
     who = r"(?:(?i:response|reply|answer|assistant|option|candidate)\s+)?"
-    words = r"[\s_]+".join(map(re.escape, label.split()))
-    others = "|".join(map(re.escape, names))
-    more = rf"(?P<more>\s*(?:and|or|/|=|,|&|>|<)\s*(?:{others})(?!\w))"
-    end = r"(?=\s*(?:$|[\n.,;:!?)\]}\"'(–—-]|(?:is|wins|was|because|since|as|over|has)\b))"
-    opening = r"[\s\"'\[(]*"
-    return [
-        re.compile(rf"(?<!\w)(?i:{words})[\"'\s]*(?:[:=]|\bis\b){opening}{who}{name}(?!\w)(?:{more}|{end})"),
-        re.compile(rf"\[\[\s*(?P<name>(?i:{tie})|{others}|C)\s*\]\](?P<more>(?!))?"),
-        re.compile(rf"\A{opening}{who}{name}(?P<more>(?!))?[\s\"'\])]*[.!]?\s*\Z"),
-    ]
+    name = rf"(?P<name>(?:[Aa]n?\s+)?(?i:{'|'.join(TIES)})(?!\w)|(?:{either})(?!\w))"
+    match = re.match(rf"{_OPENING}{who}{name}", text)
+    if match is None:
+        return None
+    if re.match(rf"{_CLOSING}(?:\.{_CLOSING})?\Z", text[match.end() :]):
+        return _winner(match["name"], names)
+    joined = re.match(rf"{_CLOSING}(?:and|or|/|=|,|&|>|<)\s*(?:{either})(?!\w)", text[match.end() :])
+    return AMBIGUOUS if joined else UNPARSED
+
+
+def _bracketed(names: Sequence[str]) -> re.Pattern[str]:
+    """Names in double brackets; `stands` is there where one opens a line or a sentence and ends the line."""
+    name = rf"\[\[\s*(?P<name>(?i:{'|'.join(TIES)})|{'|'.join(map(re.escape, names))}|C)\s*\]\]"
+    lead = r"(?:^[^\w\n]*?|[.!?:;][^\S\n]+)"
+    return re.compile(rf"(?P<stands>{lead}(?={name.replace('?P<name>', '?:')}[^\S\n]*\.?[^\S\n]*$))?{name}", re.M)
 
 
 def _winner(name: str, names: Sequence[str]) -> str:
