@@ -117,8 +117,9 @@ def _facts(votes: Votes, told: Repair) -> dict[str, Any]:
     testable = told.testable_C[np.isfinite(told.testable_C)]
     expected = float(np.nansum(cycles.expected_P))
     note = (
-        f"not one cycle where votes that err independently would close about {expected:.0f} (strengths with sd 2 logits): the comparisons of a prompt may "
-        "be one ranking written out, and then they cannot be checked against each other (derived_pairs)"
+        f"not one cycle where votes that err independently would close about {expected:.0f} (strengths with sd 2 logits): the "
+        "comparisons of a prompt may be one ranking written out, and then they cannot be checked against each other "
+        "(derived_pairs)"
     )
     return {
         "note": note if expected >= FEW_CYCLES and not cycles.cycles_P.any() else None,

@@ -1,0 +1,1 @@
+"""Training: pairs routed, conditioned on goals and checked as tables, then trained on with TRL."""
