@@ -274,15 +274,12 @@ def _spread(
         batches = read_candidates(given.path, columns=given.columns, raters=[*raters.values()], scored=False)
     named = {rater: "score" if given.layout else f"rater:{column}" for rater, column in raters.items()}
     for batch in as_tables(batches, named, where=str(given.path)):
+        tables = [(name, data, _shards_of(data, recipe.shards)) for name, data in pick(batch).items()]
         for shard in todo:
-            parts[shard].append(
-                {name: data.filter(_shards_of(data, recipe.shards) == shard) for name, data in pick(batch).items()}
-            )
+            parts[shard].append({name: data.filter(of == shard) for name, data, of in tables})
     for shard, held in parts.items():
-        yield (
-            shard,
-            {name: pl.concat([each[name] for each in held]).sort("prompt_id", maintain_order=True) for name in held[0]},
-        )
+        whole = {name: pl.concat([each[name] for each in held]) for name in held[0]}
+        yield shard, {name: data.sort("prompt_id", maintain_order=True) for name, data in whole.items()}
 
 
 def _score_step(recipe: Recipe, folder: Path, entry: Entry, stages: Folders, watch: Watch) -> Step:
@@ -341,6 +338,9 @@ EXPORT_CODE = (
     "pairwright.io.trl",
     "pairwright.audit.run",
     "pairwright.report.page",
+    "pairwright.report.html",
+    "pairwright.report.raters",
+    "pairwright.report.clean",
 )
 
 
@@ -375,7 +375,8 @@ def _side_by_side(recipe: Recipe, folder: Path, stages: Folders) -> Step:
         for each in todo:
             yield each, {}
 
-    code = ("pairwright.score.compare", "pairwright.core.agreement")
+    code = ("pairwright.score.compare", "pairwright.score.judged", "pairwright.core.agreement", "pairwright.core.rewards",
+            "pairwright.report.raters")  # fmt: skip
     return Step("scores", (), 1, compare, {"raters": names}, code, ("prompts", "sample", *_score_names(recipe)), files)
 
 
@@ -438,7 +439,8 @@ def _clean_step(recipe: Recipe, folder: Path, stages: Folders) -> Step:
 
     code = ("pairwright.clean.run", "pairwright.clean.identify", "pairwright.clean.comparisons", "pairwright.clean.matrix",
             "pairwright.clean.judges", "pairwright.clean.evidence", "pairwright.core.robust", "pairwright.core.twoway",
-            "pairwright.core.lowrank")  # fmt: skip
+            "pairwright.core.lowrank", "pairwright.core.completion", "pairwright.core.lad", "pairwright.core.newton",
+            "pairwright.core.noise", "pairwright.core.dawid_skene", "pairwright.cleaning")  # fmt: skip
     files = tuple(folder / name for name in ("proposals.parquet", "soft.parquet", "clean.json", "clean_page.json"))
     reads = ("prompts", "sample", *_score_names(recipe))
     return Step("clean", (SCORES, PROPOSALS), recipe.shards, cleaned, asdict(settings), code, reads, files)

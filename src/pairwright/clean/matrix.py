@@ -175,14 +175,7 @@ class Cells(NamedTuple):
 
 def _within(proposed_PJ: Matrix, score_PJ: Matrix) -> Matrix:
     """No proposal beyond what the column has ever said."""
-    with np.errstate(invalid="ignore"):
-        low_J, high_J = (
-            np.where(np.isfinite(score_PJ), score_PJ, fill).min(axis=0)
-            if fill > 0
-            else np.where(np.isfinite(score_PJ), score_PJ, fill).max(axis=0)
-            for fill in (np.inf, -np.inf)
-        )
-    return np.clip(proposed_PJ, low_J, high_J)
+    return np.clip(proposed_PJ, np.fmin.reduce(score_PJ, axis=0), np.fmax.reduce(score_PJ, axis=0))
 
 
 def tail_bound(z: Matrix) -> float:

@@ -61,22 +61,16 @@ class Calls:
     def _path(self, shard: int) -> Path:
         return self.folder / f"{shard:05d}-of-{self.shards:05d}.jsonl"
 
-    def read(self, shard: int) -> tuple[dict[tuple[str, ...], Record], int]:
-        """The records of a shard by name, and how many half-written lines were set aside.
-
-        Records of a run with another number of shards are found too.
-        """
+    def read(self, shard: int) -> dict[tuple[str, ...], Record]:
+        """The records of a shard by name; those of a run with another number of shards are found too."""
         others = [path for path in self.folder.glob("*-of-*.jsonl") if not path.stem.endswith(f"-{self.shards:05d}")]
         found: dict[tuple[str, ...], Record] = {}
-        torn = 0
         for path in [*others, self._path(shard)]:
-            records, half = Journal(path).read()
-            torn += half
-            for record in records:
+            for record in Journal(path).read()[0]:
                 name = record.get("call")
                 if isinstance(name, list) and name and shard_of(str(name[0]), self.shards) == shard:
                     found[tuple(map(str, name))] = record
-        return found, torn
+        return found
 
     def journal(self, shard: int) -> Journal:
         return Journal(self._path(shard))
@@ -127,7 +121,7 @@ class _Shard(NamedTuple):
 
 def _opened(work: Work, shard: int, read: Reader, calls: Calls) -> _Shard:
     prompts, responses = read(shard)
-    found, _ = calls.read(shard)
+    found = calls.read(shard)
     return _Shard(
         shard, prompts, responses, found, [each for each in work.units(prompts, responses) if each.id not in found]
     )

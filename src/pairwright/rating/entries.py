@@ -177,18 +177,21 @@ KINDS: dict[str, Kind] = {
         later=frozenset({"scale_min", "scale_max"}),
     ),
     "reward_model": Kind(
-        _reward_settings, ("pairwright.backends.hf", "pairwright.backends.transformers"), _weights, _reward_model
+        _reward_settings,
+        ("pairwright.backends.hf", "pairwright.backends.transformers", "pairwright.backends.selftest"),
+        _weights,
+        _reward_model,
     ),
     "reward_endpoint": Kind(
         _settings(ServedSettings),
-        ("pairwright.backends.openai",),
+        ("pairwright.backends.openai", "pairwright.backends.answers"),
         lambda settings: {"endpoint": settings.endpoint.fingerprint},
         _served,
     ),
     "judge": Kind(
         _judge_settings,
         ("pairwright.rating.judging", "pairwright.score.judge", "pairwright.score.judged", "pairwright.score.parse",
-         "pairwright.score.digits", "pairwright.backends.openai"),
+         "pairwright.score.digits", "pairwright.backends.openai", "pairwright.backends.answers"),
         lambda settings: {"endpoint": settings.endpoint.fingerprint},
         _judge,
         JUDGED,

@@ -66,10 +66,7 @@ class JudgeRating(Rating):
             scores = pointwise_scores(judgements, *given)
         else:
             scores = pairwise_scores(comparisons, *given)
-        told = pl.col("reason").str.splitn(": ", 2)
-        detail = scores.select(told.struct.field("field_1")).to_series()
-        scores = scores.with_columns(reason=told.struct.field("field_0"))
-        return {**with_drops(scores, detail), "judgements": judgements, "comparisons": comparisons}
+        return {**with_drops(scores), "judgements": judgements, "comparisons": comparisons}
 
 
 def _unit(question: Question) -> Unit:

@@ -125,10 +125,7 @@ class LogpRating(Rating):
             scores = implicit(by_role["policy"], by_role["reference"], per_token=per_token, rater=self.name)
         else:
             scores = _as_scores(by_role["policy"], self.name, per_token=per_token)
-        told = pl.col("reason").str.splitn(": ", 2)
-        detail = scores.select(told.struct.field("field_1")).to_series()
-        scores = scores.with_columns(reason=told.struct.field("field_0"))
-        return {**with_drops(scores, detail), "logps": pl.concat(list(by_role.values()))}
+        return {**with_drops(scores), "logps": pl.concat(list(by_role.values()))}
 
 
 def _by_prompt(units: Sequence[Unit]) -> list[list[Asked]]:

@@ -9,7 +9,7 @@ import polars as pl
 from pairwright.pipeline import Frames
 from pairwright.protocols import Item, Message, RewardModel
 from pairwright.rating.calls import WINDOW, Record, Unit
-from pairwright.tables import SCORES, Table, canonical_json, drops, empty, text_hash
+from pairwright.tables import SCORES, Table, canonical_json, drops, frame, text_hash
 
 Name = tuple[str, ...]
 
@@ -36,20 +36,16 @@ def asked(prompts: pl.DataFrame, responses: pl.DataFrame) -> list[Asked]:
     return rows
 
 
-def as_tables(rows: Sequence[Record], **more: pl.DataFrame) -> Frames:
-    """Rows of `scores`, each with a `detail` that goes to the drops."""
-    if not rows:
-        return {"scores": empty(SCORES), **more}
-    told = pl.DataFrame(rows, schema={**SCORES.schema, "detail": pl.String}, orient="row")
-    return {**with_drops(told.drop("detail"), told["detail"]), **more}
+def with_drops(scores: pl.DataFrame) -> Frames:
+    """A missing score stays, as null with its reason, and is named among the drops as well.
 
-
-def with_drops(scores: pl.DataFrame, details: pl.Series | None = None) -> Frames:
-    """A missing score stays, as null with its reason, and is named among the drops as well."""
-    detail = pl.Series("detail", [None], pl.String).new_from_index(0, scores.height) if details is None else details
-    nulls = scores.with_columns(detail.alias("detail")).filter(pl.col("score").is_null())
+    A reason "code: detail" is cut there: the table keeps the code, the drops name the detail.
+    """
+    told = pl.col("reason").str.splitn(": ", 2).struct
+    parts = scores.with_columns(reason=told.field("field_0"), detail=told.field("field_1"))
+    nulls = parts.filter(pl.col("score").is_null())
     said = pl.concat_str("rater", "detail", separator=": ", ignore_nulls=True)
-    return {"scores": scores, "dropped": drops("score", nulls, pl.col("reason"), detail=said)}
+    return {"scores": parts.drop("detail"), "dropped": drops("score", nulls, pl.col("reason"), detail=said)}
 
 
 class Rating:
@@ -97,7 +93,9 @@ class Pointwise(Rating):
     def frames(self, prompts: pl.DataFrame, responses: pl.DataFrame, found: Mapping[Name, Record]) -> Frames:
         records = [(unit.id, found[unit.id]) for unit in self.units(prompts, responses)]
         told = self._told_heads() or sorted({head for _, record in records for head in record["scores"]})  # type: ignore[attr-defined]
-        return as_tables([self._row(name, record, head) for name, record in records for head in told or [""]])
+        return with_drops(
+            frame(SCORES, [self._row(name, record, head) for name, record in records for head in told or [""]])
+        )
 
     def _told_heads(self) -> list[str]:
         """The outputs of the model, as it named them when it was opened, in this run or an earlier one."""
@@ -108,14 +106,12 @@ class Pointwise(Rating):
         given: Any = record["scores"]
         score = given.get(head)
         held = score is not None and math.isfinite(score)
-        reason, _, detail = str(record["reason"] or "score_missing").partition(": ")
         return {
             "prompt_id": name[0],
             "response_id": name[1],
             "rater": f"{self.name}.{head}" if head else self.name,
             "score": score if held else None,
-            "reason": None if held else reason,
+            "reason": None if held else record["reason"] or "score_missing",
             "scale_min": self.scale[0],
             "scale_max": self.scale[1],
-            "detail": None if held else detail or None,
         }
