@@ -9,8 +9,9 @@ returned, and the loss is made of that. So a batch column never reaches the mode
 
 Columns of the data set (all one value per pair): `margin`, or `score_chosen` and `score_rejected`, are the gap; `weight`
 multiplies the pair's loss; `objective` is dpo or sft (-log pi per token of the chosen side, times `sft_weight`);
-`p_chosen` is read by soft_dpo; `ref_chosen_logps` and `ref_rejected_logps` are the reference, in nats, as our `logps`
-tables hold it. A column that the loss needs and that is missing or null is an error before the first step.
+`order` makes the sampler sequential, and what each logged window trained is held against it; `p_chosen` is read by
+soft_dpo; `ref_chosen_logps` and `ref_rejected_logps` are the reference, in nats, as our `logps` tables hold it. A column
+that the loss needs and that is missing or null is an error before the first step.
 
 With a window of A accumulation steps on N processes the loss is the sum over all its pairs of weight x loss, divided
 by the number of its pairs (`weight_mean="pairs"`) or by the sum of their weights ("weights"): the same gradient however
@@ -19,13 +20,11 @@ the pairs are split. TRL's own mean of means differs only where a window's last 
 Written against TRL 1.16; another version, or one without these methods, is refused.
 """
 
-import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,7 +45,18 @@ from pairwright.train.batch import (
     read_terms,
 )
 from pairwright.train.check import Finding, check_ids, check_rows, refuse
+from pairwright.train.config import INSTALL, config_class, supported
 from pairwright.train.guard import Guard, Seen
+from pairwright.train.schedule import Spent
+from pairwright.train.schedule import told as lr_told
+from pairwright.train.stages import (
+    OrderWatch,
+    factors_of,
+    lr_of_objectives,
+    require_order,
+    scheduler,
+    staged_factor,
+)
 
 if TYPE_CHECKING:
     from trl import DPOTrainer as _Base
@@ -55,21 +65,6 @@ else:
 
 log = logging.getLogger(__name__)
 
-SUPPORTED = "1.16"  # of TRL
-INSTALL = 'pip install "trl>=1.16,<1.17"'
-METHODS = {  # of DPOTrainer that are called or overridden here, with the arguments that they must take
-    "_prepare_dataset": ("dataset", "processing_class", "args", "dataset_name"),
-    "_set_signature_columns_if_needed": (),
-    "_precompute_ref_logps": ("dataset", "name", "batch_size"),
-    "compute_ref_log_probs": ("model", "inputs"),
-    "_compute_loss": ("model", "inputs", "return_outputs"),
-    "compute_loss": ("model", "inputs", "return_outputs", "num_items_in_batch"),
-    "log": ("logs", "start_time"),
-}
-THEIRS = {  # settings of TRL's own loss that ours does not read
-    "loss_type": ["sigmoid"], "loss_weights": None, "label_smoothing": 0.0, "ld_alpha": None,
-    "f_divergence_type": "reverse_kl", "use_weighting": False,
-}  # fmt: skip
 CHECKED = 4  # pairs whose imported reference is computed again
 
 
@@ -103,28 +98,6 @@ def head_on_completions() -> Iterator[None]:
         utils._use_triton = kept
 
 
-def supported() -> None:
-    """MissingDependency where TRL is absent, of another version than 1.16, or has other methods."""
-    try:
-        import trl
-    except ImportError as error:
-        raise MissingDependency(f"TRL cannot be imported ({error}); run: {INSTALL}") from error
-    if not trl.__version__.startswith(f"{SUPPORTED}."):
-        raise MissingDependency(f"TRL {trl.__version__} is installed; this trainer is written for 1.16: {INSTALL}")
-    from trl.trainer import utils
-
-    broken = [] if hasattr(utils, "_use_triton") else ["trl.trainer.utils._use_triton"]
-    for name, arguments in METHODS.items():
-        method = vars(trl.DPOTrainer).get(name)
-        takes = inspect.signature(method).parameters if callable(method) else {}
-        if method is None or not set(arguments) <= set(takes):
-            broken.append(f"DPOTrainer.{name}({', '.join(arguments)})")
-    if broken:
-        raise MissingDependency(
-            f"TRL {trl.__version__} has no {', '.join(broken)}, which this trainer needs: {INSTALL}"
-        )
-
-
 class _Rating(_Base):  # type: ignore[misc]
     """DPOTrainer with a loss, weights, objectives and a reference of ours. `guard` watches, with its defaults if None."""
 
@@ -142,6 +115,14 @@ class _Rating(_Base):  # type: ignore[misc]
         self.plan = make_plan(data.column_names, loss=args.loss, gap=args.gap, where="train_dataset")
         if self.plan.imported:
             args.precompute_ref_log_probs = True
+        self.ordered = "order" in data.column_names
+        if self.ordered:
+            if args.train_sampling_strategy not in ("random", "sequential"):
+                raise ConfigError(
+                    f"the rows have an order; train_sampling_strategy {args.train_sampling_strategy} breaks it"
+                )
+            require_order(data["order"], where="train_dataset")
+            args.train_sampling_strategy = "sequential"
         self.pair_loss = bound_loss(args.loss, args.loss_settings, args.beta)
         if "pair_gap" in self.plan.terms and args.rating_scale is None:
             log.warning("rating_scale is not set: one point of the gap is taken as one Bradley-Terry logit")
@@ -150,6 +131,9 @@ class _Rating(_Base):  # type: ignore[misc]
         self.pair_ids: list[str] = []
         self._window: Any = None
         self._seen: dict[str, list[Any]] = {"train": [], "eval": []}
+        self._first_step: int | None = None  # of the window that is logged next
+        self._order: OrderWatch | None = None
+        self.lr_spent: dict[str, Spent] = {}  # learning-rate mass per objective, known when training begins
         super().__init__(model, ref_model, args, **more)
         if (
             self.accelerator.parallelism_config is not None
@@ -262,6 +246,37 @@ class _Rating(_Base):  # type: ignore[misc]
         with head_on_completions():
             return super().compute_ref_log_probs(model, _split(inputs)[0])
 
+    # The learning rate of a routed run.
+
+    @property
+    def _pairs_per_step(self) -> int:
+        each = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        return int(each * self.accelerator.num_processes)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        batch, args = self._pairs_per_step, self.args
+        routed = self.ordered and "pair_objective" in self.plan.terms
+        if args.hard_stage_lr != "inherit" and not routed:
+            raise ConfigError(f"hard_stage_lr = {args.hard_stage_lr} needs routed rows: columns objective and order")
+        sft_I = np.array([value == "sft" for value in self.train_dataset["objective"]]) if routed else np.zeros(0, bool)
+        if args.hard_stage_lr == "inherit":
+            made = super().create_scheduler(num_training_steps, optimizer)
+            factor_S = factors_of(made, num_training_steps)
+        else:
+            factor_S = staged_factor(
+                sft_I, num_training_steps, batch=batch, kind=str(args.lr_scheduler_type.value),
+                warmup_steps=args.get_warmup_steps(num_training_steps), hard_stage_lr=args.hard_stage_lr,
+            )  # fmt: skip
+            made = self.lr_scheduler = scheduler(optimizer or self.optimizer, factor_S)
+            self._created_lr_scheduler = True
+        if self.ordered:
+            self._order = OrderWatch(self.train_dataset[ROW], batch=batch)
+        if routed and sft_I.any() and factor_S is not None:
+            self.lr_spent = lr_of_objectives(sft_I, factor_S, batch=batch)
+            for line in lr_told(self.lr_spent):
+                log.log(logging.WARNING if line.startswith("warning") else logging.INFO, "%s", line)
+        return made
+
     # The loss of a window of accumulation steps, over all processes.
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
@@ -339,6 +354,8 @@ class _Rating(_Base):  # type: ignore[misc]
         rows = torch.full_like(loss_I, -1, dtype=torch.int64) if rows is None else rows
         sft = ours.get("pair_objective", torch.zeros_like(loss_I))
         values = torch.stack([*ratios, *lengths, loss_I, sft]).detach().T
+        if self.model.training and self._first_step is None:
+            self._first_step = self.state.global_step
         self._seen["train" if self.model.training else "eval"].append((rows, values))
 
     def _take_seen(self, mode: str) -> Seen | None:
@@ -363,6 +380,9 @@ class _Rating(_Base):  # type: ignore[misc]
             start = "" if mode == "train" else "eval_"
             logs |= {f"{start}pairwright/{name}": value for name, value in seen.summary().items()}
             if mode == "train":
+                if self._order is not None and self._first_step is not None:
+                    self._order.check(seen.row_I, self._first_step, self.state.global_step)
+                self._first_step = None
                 alarms = self.guard.watch(seen, step=self.state.global_step, ids=self.pair_ids)
                 logs["pairwright/alarms"] = len(alarms)
                 for alarm in alarms:
@@ -375,68 +395,6 @@ def _split(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A batch as what TRL and the model know, and what is ours."""
     theirs = {key: value for key, value in inputs.items() if not key.startswith("pair_")}
     return theirs, {key: value for key, value in inputs.items() if key.startswith("pair_")}
-
-
-@cache
-def config_class() -> Any:
-    """RatingDPOConfig: TRL's DPOConfig and the keys below."""
-    supported()
-    from trl import DPOConfig
-
-    @dataclass
-    class RatingDPOConfig(DPOConfig):  # type: ignore[misc]
-        """DPOConfig, with a loss of ours in the place of `loss_type`; `beta` is passed to it."""
-
-        _VALID_DICT_FIELDS: ClassVar[list[str]] = [*DPOConfig._VALID_DICT_FIELDS, "loss_settings"]
-
-        gradient_checkpointing: bool = field(
-            default=False, metadata={"help": "Compute activations again in the backward pass: less memory, slower."}
-        )
-        loss: str = field(default="dpo", metadata={"help": f"One of {', '.join(sorted(LOSSES))}."})
-        loss_settings: dict[str, Any] | str = field(
-            default_factory=dict, metadata={"help": "The settings of the loss other than beta, as JSON."}
-        )
-        gap: str = field(
-            default="auto", metadata={"help": "The gap is the column `margin`, or the difference of the `scores`."}
-        )
-        rating_scale: float | None = field(
-            default=None, metadata={"help": "Bradley-Terry logits per point of the gap; 1 with a warning."}
-        )
-        weight_mean: str = field(
-            default="pairs", metadata={"help": "Divide the sum of weight x loss by the `pairs` or by the `weights`."}
-        )
-        sft_weight: float = field(default=1.0, metadata={"help": "Of the loss of pairs whose objective is sft."})
-        bad_rows: str = field(default="error", metadata={"help": "Rows that cannot be trained on: error or drop."})
-        reference_check: float = field(
-            default=0.05, metadata={"help": "Nats per token that an imported reference may be off; 0: not checked."}
-        )
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            check_config(self)
-
-    RatingDPOConfig.__qualname__ = "RatingDPOConfig"
-    return RatingDPOConfig
-
-
-CHOICES = {"gap": ("auto", "margin", "scores"), "weight_mean": ("pairs", "weights"), "bad_rows": ("error", "drop")}
-
-
-def check_config(args: Any) -> None:
-    """ConfigError for a loss, a setting or a choice that does not exist, and for a key of TRL's that ours ignores."""
-    bound_loss(args.loss, args.loss_settings, args.beta)
-    for name, choices in CHOICES.items():
-        if getattr(args, name) not in choices:
-            raise ConfigError(f"{name} is {getattr(args, name)!r}; known: {', '.join(choices)}")
-    if ignored := [name for name, value in THEIRS.items() if getattr(args, name) != value]:
-        raise ConfigError(
-            f"{', '.join(ignored)}: a key of TRL's own losses, which `loss` replaces (here {args.loss}); leave it out, or "
-            "train with TRL's DPOTrainer"
-        )
-    if not args.sft_weight >= 0 or not args.reference_check >= 0:
-        raise ConfigError("sft_weight and reference_check must be 0 or more")
-    if args.rating_scale is not None and not 0 < args.rating_scale < float("inf"):
-        raise ConfigError(f"rating_scale {args.rating_scale} must be above 0; a scale below 0 turns the labels round")
 
 
 @cache
