@@ -12,9 +12,11 @@ GROUND = {"errors", "protocols", "tables"}
 STAGE = GROUND | {"core"}
 WIRING = {
     "cli", "wiring", "recipe", "manifest", "rating", "sampling", "cleaning",
-    "export", "demo", "pipeline", "engine", "settings", "store",
+    "selecting", "export", "demo", "pipeline", "engine", "settings", "store",
 }  # fmt: skip
-EVERYTHING = STAGE | WIRING | {"sample", "score", "clean", "pair", "train", "audit", "report", "io", "backends"}
+EVERYTHING = (
+    STAGE | WIRING | {"sample", "score", "clean", "pair", "select", "train", "audit", "report", "io", "backends"}
+)
 MAY_IMPORT = {
     "errors": set(),
     "protocols": {"errors"},
@@ -26,15 +28,30 @@ MAY_IMPORT = {
     "io": STAGE | {"store"},
     "backends": STAGE,
     "report": GROUND,
-    **dict.fromkeys(("sample", "score", "clean", "pair", "train", "audit"), STAGE),
+    **dict.fromkeys(("sample", "score", "clean", "pair", "select", "audit"), STAGE),
+    "train": STAGE | {"backends", "store"},  # the stage that holds models: seed models, gradients
     "pipeline": GROUND | {"store", "engine", "settings"},
     "demo": {"errors", "store"},
     "export": EVERYTHING
-    - {"cli", "wiring", "recipe", "manifest", "rating", "sampling", "cleaning", "pipeline", "backends", "sample"},
+    - {
+        "cli",
+        "wiring",
+        "recipe",
+        "manifest",
+        "rating",
+        "sampling",
+        "cleaning",
+        "selecting",
+        "pipeline",
+        "backends",
+        "sample",
+    },
     "sampling": GROUND | {"sample", "store", "pipeline"},
     "cleaning": GROUND | {"clean", "score", "io", "report", "store"},
+    "selecting": GROUND | {"select", "score", "io", "report", "store"},
     "rating": GROUND | {"core", "score", "backends", "store", "settings", "pipeline"},
-    "recipe": EVERYTHING - {"cli", "wiring", "manifest", "sampling", "cleaning", "pipeline", "backends", "io", "demo"},
+    "recipe": EVERYTHING
+    - {"cli", "wiring", "manifest", "sampling", "cleaning", "selecting", "pipeline", "backends", "io", "demo"},
     "manifest": {"recipe", "pair", "score", "store"},
     "wiring": EVERYTHING - {"cli", "demo"},
     "cli": EVERYTHING,

@@ -427,8 +427,10 @@ def _off(told: Told, true: Told) -> float:
 
 
 def _chosen(logits_I: Any, target_I: Any) -> NDArray[np.float64]:
-    """log softmax of the targets alone, in float32: logit - logsumexp."""
-    logits_I = logits_I.float()
+    """log softmax of the targets alone, in float32 or wider: logit - logsumexp."""
+    import torch
+
+    logits_I = logits_I.to(torch.promote_types(logits_I.dtype, torch.float32))
     chosen = logits_I.gather(-1, target_I[:, None])[:, 0] - logits_I.logsumexp(-1)
     return np.asarray(chosen.double().cpu().numpy(), np.float64)
 
