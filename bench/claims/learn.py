@@ -189,18 +189,25 @@ class NotSettled(RuntimeError):
 
 
 def newton(
-    phi_SID: np.ndarray, gap_SI: np.ndarray, loss: Callable[[PairTerms], Tensor], *, ridge: float, most: int = 200
+    phi_SID: np.ndarray,
+    loss: Callable[[PairTerms], Tensor],
+    *,
+    ridge: float,
+    gap_SI: np.ndarray | None = None,
+    p_SI: np.ndarray | None = None,
+    most: int = 200,
 ) -> np.ndarray:
     """theta_SD that minimises sum_i loss(phi_i . theta) + ridge / 2 |theta|^2; phi: difference of features, one per pair.
 
     log pi - log ref of a log-linear policy differs by phi . theta between the sides, so this is the exact fit.
     """
-    phi, gap = torch.as_tensor(phi_SID), torch.as_tensor(gap_SI)
+    phi = torch.as_tensor(phi_SID)
+    gap, p = (None if x is None else torch.as_tensor(x) for x in (gap_SI, p_SI))
     theta = torch.zeros(phi.shape[0], phi.shape[2], dtype=torch.float64)
     eye = ridge * torch.eye(phi.shape[2], dtype=torch.float64)
 
     def at(x: Tensor) -> Tensor:
-        return loss(PairTerms(chosen=x, rejected=torch.zeros_like(x), gap=gap))
+        return loss(PairTerms(chosen=x, rejected=torch.zeros_like(x), gap=gap, p_chosen=p))
 
     def total(theta: Tensor) -> Tensor:
         return at(torch.einsum("sid,sd->si", phi, theta)).sum(1) + ridge / 2 * (theta**2).sum(1)

@@ -59,7 +59,7 @@ class Rated:
 
     def fit(self, rating: np.ndarray, n: int, arm: Mapping[str, Any]) -> np.ndarray:
         loss = learn.preference(arm["loss"], **{k: float(v) for k, v in arm.items() if k != "loss"})
-        return learn.newton(self.difference[:, :n], rating[:, :n], loss, ridge=1.0)
+        return learn.newton(self.difference[:, :n], loss, ridge=1.0, gap_SI=rating[:, :n])
 
     def measures(self, theta: np.ndarray) -> dict[str, np.ndarray]:
         logit = np.einsum("spad,sd->spa", self.phi, theta)
