@@ -148,6 +148,14 @@ def test_seed_pairs_are_not_ranked_unless_the_recipe_says_so() -> None:
     )  # no model was trained for that one
 
 
+def test_seed_pairs_that_another_model_scored_are_ranked() -> None:
+    pairs = world(200).with_columns(
+        seed_pair=pl.int_range(pl.len()) < 100, scored_by=pl.when(pl.int_range(pl.len()) >= 50).then(pl.lit("0-1"))
+    )
+    done = run(pairs, keep=1.0)
+    assert done.facts["reasons"] == {"kept": 150, "seed_pair": 50}
+
+
 def test_a_source_given_twice_counts_twice_and_is_warned_of() -> None:
     pairs = world(3000).with_columns(margin_copy=pl.col("margin"))
     two, three = run(pairs), run(pairs, margins=[*BOTH, "copy"])

@@ -29,7 +29,7 @@ class Mirrored(NamedTuple):
         return abs(self.mu) / self.s
 
 
-def fit_mirrored(x_I: Floats, *, tol: float = 1e-10, steps: int = 5000) -> Mirrored:
+def fit_mirrored(x_I: Floats, *, tol: float = 1e-7, steps: int = 1000) -> Mirrored:
     """Maximum likelihood by EM, mu < 0. Finite values; at least ten. NotConverged when it does not settle."""
     if len(x_I) < 10 or not np.isfinite(x_I).all():
         raise DataError(f"{len(x_I)} values: a mixture needs at least ten, all finite")

@@ -73,7 +73,7 @@ def describe(view: View, chosen: Chosen, controls: list[Bools], settings: Select
     facts |= _seen(view, chosen)
     if "near_conflict" in chosen.scored.numbers:
         facts["near_conflicts_kept"] = int(chosen.scored.numbers["near_conflict"][chosen.keep_I].sum())
-    if facts["kept"] < facts["asked"]:
+    if settings.keep is not None and facts["kept"] < facts["asked"]:
         warnings.append(f"{facts['kept']} pairs were kept where {facts['asked']} were asked for: the reasons say why")
     facts["warnings"] = warnings
     return facts

@@ -84,10 +84,15 @@ def choose(pool: Pool, settings: Selection) -> Chosen:
 
 
 def _usable(pool: Pool, settings: Selection, why: _Reasons) -> tuple[Bools, list[str]]:
-    """Pairs that no model behind the numbers was trained on, unless the settings say that they count too."""
+    """Pairs that no model behind the numbers was trained on, unless the settings say that they count too.
+
+    A seed pair with a `scored_by` was scored by a model that did not see it (cross-fitted), and is ranked.
+    """
     seeds_I = pool.flag("seed_pair")
     if seeds_I is None or not model_based(settings):
         return np.ones(pool.n, bool), []
+    if "scored_by" in pool.frame.columns:
+        seeds_I = seeds_I & pool.frame["scored_by"].is_null().to_numpy()
     if settings.limited.include_seed:
         return np.ones(pool.n, bool), [
             f"{int(seeds_I.sum())} seed pairs are ranked: the model was trained on them, so they look better than they are"

@@ -19,7 +19,7 @@ import scipy.special
 from pairwright.core import flips
 from pairwright.core import margins as core
 from pairwright.core.segments import Bools, Floats
-from pairwright.errors import ConfigError, DataError, NotIdentifiable
+from pairwright.errors import ConfigError, DataError, NotConverged, NotIdentifiable
 from pairwright.select.margins import Fused, column_of, fuse
 from pairwright.select.pool import Pool
 from pairwright.select.settings import Selection
@@ -123,9 +123,14 @@ def irm_extremes(pool: Pool, settings: Selection, usable_I: Bools) -> Scored:
 
 
 def selective(pool: Pool, settings: Selection, usable_I: Bools) -> Scored:
-    """Easy pairs first: low loss under models that did not train on them (Gao et al. 2025)."""
-    name, loss_I = _one(pool, settings, "loss_val")
-    return Scored(-loss_I, {name: loss_I})
+    """Easy pairs first: low loss under models that did not train on them (Gao et al. 2025).
+
+    Column loss_cross; `loss` beside `scored_by`, as cross-fitting writes it; else loss_val, which is taken on trust.
+    """
+    crossed = "loss" if "scored_by" in pool.frame.columns and not pool.has("loss_cross") else "loss_cross"
+    name, loss_I = _one(pool, settings, crossed if pool.has(crossed) else "loss_val")
+    told = "loss_val is taken for a loss under models that did not train on the pair; that of an influence run is none"
+    return Scored(-loss_I, {name: loss_I}, warnings=(told,) if name == "loss_val" else ())
 
 
 def tif(pool: Pool, settings: Selection, usable_I: Bools) -> Scored:
@@ -234,12 +239,17 @@ def perpcorrect(pool: Pool, settings: Selection, usable_I: Bools) -> Scored:
     name, diff_I = _one(pool, settings, "ppl_diff")
     rows = _sample(pool, settings)
     some_I = diff_I[rows]
-    fit = flips.fit_mirrored(some_I[~np.isnan(some_I) & usable_I[rows]])
-    facts: dict[str, Any] = {"right": fit.a, "mu": fit.mu, "s": fit.s, "separation": fit.separation}
+    facts: dict[str, Any] = {}
     lengths = pool.lengths()
     if lengths is not None:
         facts["spearman_length_gap"] = core.spearman(some_I, lengths.gap_I[rows])
-    if why := flips.why_not_separable(fit):
+    try:
+        fit = flips.fit_mirrored(some_I[~np.isnan(some_I) & usable_I[rows]])
+        facts |= {"right": fit.a, "mu": fit.mu, "s": fit.s, "separation": fit.separation}
+        why = flips.why_not_separable(fit)
+    except NotConverged as error:
+        why = f"not separable: {error}; nothing is flagged"
+    if why:
         return Scored(-diff_I, {name: diff_I}, facts={**facts, "flagged": 0, "why": why}, warnings=(why,))
     cut = flips.bayes_cut(fit)
     out_I = diff_I > cut

@@ -53,7 +53,7 @@ def select(pairs: pl.DataFrame, settings: Selection) -> Selected:
     chosen = choose(pool, settings)
     drawn = _draw(pool, chosen, settings)
     facts = describe(View(pool, settings.seed), chosen, list(drawn.values()), settings)
-    facts = {"settings": asdict(settings), **facts, "seeds": list(drawn)}
+    facts = _finite({"settings": asdict(settings), **facts, "seeds": list(drawn)})
     parts = [control_rows(pool, drawn_I, seed) for seed, drawn_I in drawn.items()]
     controls = pl.concat(parts) if parts else control_rows(pool, np.zeros(pool.n, bool), 0)
     return Selected(_table(pool, chosen), controls, facts)
@@ -154,6 +154,15 @@ def _line(view: View, chosen: Chosen) -> dict[str, Any]:
         "length_rejected": length.get("rejected"),
         "prompts": told.get("prompts"),
     }
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for nan and inf, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _shown(value: float) -> float | None:
