@@ -144,9 +144,9 @@ def influence_table(
             ref_SI = runs[-1][0].select(REFERENCE).to_numpy().T
             if k == last:
                 gap_val_I, about_val = run.aligned(theta_val) if theta_val is not None else (None, None)
-        frame = _frame(pairs, runs, gap_val_I, settings)
+        frame = _frame(pairs, runs, gap_val_I, np.array(list(settings.checkpoints.values())), beta=run.beta)
         about = {
-            "beta": settings.beta,
+            "beta": run.beta,
             "params": settings.params,
             "validation_hash": hash_of(validation, ordered=False),
             "pairs_hash": hash_of(pairs, ordered=True),
@@ -224,6 +224,7 @@ class _Run:
             "validation_hash": hash_of(validation, ordered=False),
         }
         self.pairs_hash = hash_of(pairs, ordered=True)
+        self.beta = settings.beta
         self.forced = self._claim()
         self.ref_val_I = self.model.gaps(self.held_out, reference=True)
         self.gap_val_I = self.model.gaps(self.held_out)
@@ -260,6 +261,7 @@ class _Run:
             )
         if "step" not in held or len(list(self.out.glob(f"scored-{self.k}-*.parquet"))) < self._n_parts():
             raise DataError(f"{self.out} holds another model's influence, and not all of it: force cannot complete it")
+        self.beta = float(str(held["beta"]))
         return [f"checkpoint {self.k}, {each}" for each in told]
 
     # -- parts --------------------------------------------------------------------------------------------------------
@@ -313,7 +315,7 @@ class _Run:
             return {**dict(zip(REFERENCE, told_SI, strict=True)), "gap": here_I, "slope": slope_I}
 
         frame = self._in_parts(f"scored-{self.k}", work)
-        beta, n_SI = self.settings.beta, self.laid.n_tokens_SI.astype(np.int32)
+        beta, n_SI = self.beta, self.laid.n_tokens_SI.astype(np.int32)
         margin_I = beta * (frame["gap"].to_numpy() - _gap(frame))
         made_I = influence(frame["slope"].to_numpy(), margin_I, beta=beta, norm=checked.norm)
         lost = pl.when(~pl.Series(np.isfinite(made_I))).then(pl.lit("no_log_probability"))
@@ -442,7 +444,7 @@ class _Run:
             gap_I = self._in_parts(name, lambda laid, rows: {"gap": other.gaps(laid)})["gap"].to_numpy()
         finally:
             self.model = ours
-        beta = self.settings.beta
+        beta = self.beta
         before, after = (
             float(np.nanmean(losses(beta * (gap_V - self.ref_val_I))))
             for gap_V in (self.gap_val_I, other.gaps(self.held_out))
@@ -510,16 +512,17 @@ def _frame(
     pairs: pl.DataFrame,
     runs: Sequence[tuple[pl.DataFrame, Mapping[str, Any]]],
     gap_val_I: Floats | None,
-    settings: InfluenceSettings,
+    rate_K: Floats,
+    *,
+    beta: float,
 ) -> pl.DataFrame:
-    rates = np.array(list(settings.checkpoints.values()))
     last = runs[-1][0]
-    ref_I, beta = _gap(last), settings.beta
+    ref_I = _gap(last)
     irm_I = beta * (last["gap"].to_numpy() - ref_I)
     val_I = np.full(pairs.height, np.nan) if gap_val_I is None else beta * (gap_val_I - ref_I)
     if gap_val_I is not None and not np.nanmax(np.abs(val_I - irm_I)) > 0:
         raise DataError("theta_val says what theta says: every LossDiff is 0; train it on the validation set first")
-    made_I = weighted(np.stack([frame["influence"].to_numpy() for frame, _ in runs]), rates)
+    made_I = weighted(np.stack([frame["influence"].to_numpy() for frame, _ in runs]), rate_K)
     return pairs.select(name for name in IDS if name in pairs.columns).with_columns(
         pl.Series("influence", made_I).fill_nan(None),
         pl.Series("irm", irm_I).fill_nan(None),
