@@ -57,6 +57,15 @@ class TestEveryRule:
         assert name == "random" or lost.height
         assert done.table["fused_score"].drop_nulls().is_finite().all()
 
+    def test_the_best_score_has_the_first_rank(self, name: str) -> None:
+        table = run(name, pool(missing=0.2), keep=0.1).table.filter(pl.col("rank").is_not_null()).sort("rank")
+        last = table["conflict"] if "conflict" in table.columns else pl.repeat(False, table.height, eager=True)
+        assert table["rank"].to_list() == list(range(1, table.height + 1))
+        assert last.is_sorted()
+        assert table.filter(~last)["fused_score"].is_sorted(descending=True)
+        capped = name == "rs_dpo"
+        assert capped or table["kept"].is_sorted(descending=True)
+
     def test_the_input_is_untouched_and_a_second_run_is_the_same(self, name: str) -> None:
         pairs = pool()
         before = pairs.clone()

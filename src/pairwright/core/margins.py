@@ -45,7 +45,9 @@ def clipped_linear(margin_I: Floats, low: float, high: float) -> Floats:
     """(clip(m, M1, M2) - M1) / (M2 - M1): 0 at M1 and below, 1 at M2 and above. A margin of 0 scores -M1 / (M2 - M1)."""
     if not low < high:
         raise ConfigError(f"the bounds {low:g} .. {high:g} hold nothing: no margin is above the lower one; lower it")
-    score_I: Floats = (np.clip(margin_I, low, high) - low) / (high - low)
+    score_I: Floats = np.clip(margin_I, low, high)
+    score_I -= low
+    score_I /= high - low
     return score_I
 
 
@@ -97,8 +99,10 @@ def _slope(unit_I: Floats, b: float) -> float:
 
 def log_odds(score_I: Floats, eps: float = EPS) -> Floats:
     """log q - log(1 - q) with q the score clamped to eps .. 1 - eps: finite everywhere."""
-    clamped_I = np.clip(score_I, eps, 1 - eps)
-    odds_I: Floats = np.log(clamped_I) - np.log1p(-clamped_I)
+    work_I = np.clip(score_I, eps, 1 - eps)
+    odds_I: Floats = np.log(work_I)
+    np.negative(work_I, out=work_I)
+    odds_I -= np.log1p(work_I, out=work_I)
     return odds_I
 
 
@@ -125,11 +129,11 @@ def conflicts(score_SI: Sequence[Floats]) -> Bools:
 
 def near_conflicts(score_SI: Sequence[Floats], *, sure: float = 0.99) -> Bools:
     """One source is all but sure and another is below 1/2: saturation outvotes it."""
-    high_I, low_I = score_SI[0].copy(), score_SI[0].copy()
-    for score_I in score_SI[1:]:
-        np.maximum(high_I, score_I, out=high_I)
-        np.minimum(low_I, score_I, out=low_I)
-    return (high_I >= sure) & (low_I < 0.5)
+    high_I, low_I = np.zeros(len(score_SI[0]), bool), np.zeros(len(score_SI[0]), bool)
+    for score_I in score_SI:
+        high_I |= score_I >= sure
+        low_I |= score_I < 0.5
+    return high_I & low_I
 
 
 def midrank_share(value_I: Floats) -> Floats:

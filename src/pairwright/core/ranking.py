@@ -30,7 +30,8 @@ def ordered(first_I: Floats, ties: Ties) -> Ints:
     if not len(at):
         return order
     begins = np.concatenate(([True], ~same))
-    group = np.cumsum(begins)[at]
+    del same, tied
+    group = np.cumsum(begins, dtype=np.uint32)[at]  # rows fit: ranks are 32 bits too
     rows = order[at]
     keys = list(ties(rows))
     order[at] = rows[np.lexsort((*reversed(keys), group))]

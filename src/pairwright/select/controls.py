@@ -3,7 +3,6 @@
 import numpy as np
 import polars as pl
 
-from pairwright.core import segments
 from pairwright.core.ranking import place_within
 from pairwright.core.segments import Bools, Keys
 from pairwright.select.pool import Pool
@@ -12,13 +11,9 @@ from pairwright.select.pool import Pool
 def random_subset(pool: Pool, keep_I: Bools, able_I: Bools, seed: int, *, same_prompts: bool = False) -> Bools:
     """As many pairs as `keep_I` has, drawn from `able_I` by (seed, ids); per prompt as many as are kept of it, if asked."""
     key_I = _control_keys(pool, seed)
-    drawn_I = np.zeros(pool.n, bool)
-    rows = np.flatnonzero(able_I)
-    k = int(keep_I.sum())
     if not same_prompts:
-        if k:
-            drawn_I[rows[np.argpartition(key_I[rows], k - 1)[:k]]] = True
-        return drawn_I
+        return _smallest(np.where(able_I, key_I, np.uint64(2**64 - 1)), int(keep_I.sum())) & able_I
+    drawn_I, rows = np.zeros(pool.n, bool), np.flatnonzero(able_I)
     code_I = pool.codes("prompt_id")
     names, at = np.unique(code_I, return_inverse=True)
     wanted_P = np.bincount(at[keep_I], minlength=len(names))
@@ -27,9 +22,20 @@ def random_subset(pool: Pool, keep_I: Bools, able_I: Bools, seed: int, *, same_p
     return drawn_I
 
 
+def _smallest(key_I: Keys, k: int) -> Bools:
+    """The k smallest keys; of equal ones, which 64 bits all but rule out, the earlier rows."""
+    if k == 0:
+        return np.zeros(len(key_I), bool)
+    last = np.partition(key_I, k - 1)[k - 1]
+    in_I: Bools = key_I <= last
+    if over := int(in_I.sum()) - k:
+        in_I[np.flatnonzero(key_I == last)[-over:]] = False
+    return in_I
+
+
 def _control_keys(pool: Pool, seed: int) -> Keys:
     """Other numbers than those of the rule `random` with the same seed, which would be no control of it."""
-    return segments.mix(pool.keys(seed) ^ np.uint64(0x5EED_C0DE_5EED_C0DE))
+    return pool.keys(seed ^ 0x5EED_C0DE_5EED_C0DE)
 
 
 def control_rows(pool: Pool, drawn_I: Bools, seed: int) -> pl.DataFrame:

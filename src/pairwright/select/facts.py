@@ -11,7 +11,7 @@ from pairwright.core.overlap import chance_overlap, overlap, spread_of_chance
 from pairwright.core.segments import Bools, Floats
 from pairwright.errors import ConfigError
 from pairwright.select.margins import ALIKE, NAMED, column_of
-from pairwright.select.pool import Pool
+from pairwright.select.pool import Lengths, Pool
 from pairwright.select.rank import Chosen
 from pairwright.select.settings import Selection
 
@@ -27,20 +27,21 @@ class View:
 
     def __init__(self, pool: Pool, seed: int) -> None:
         self.pool = pool
-        self.rows: Any = slice(None)
-        if pool.n > MOST:
-            self.rows = np.flatnonzero(pool.keys(seed) < np.uint64(int(2.0**64 * (MOST / pool.n))))
+        self.rows = (
+            np.arange(pool.n)
+            if pool.n <= MOST
+            else np.flatnonzero(pool.keys(seed) < np.uint64(int(2.0**64 * (MOST / pool.n))))
+        )
         self.columns = _margin_columns(pool)
-        self.n = pool.n if pool.n <= MOST else len(self.rows)
+        self.n = len(self.rows)
+        self._every = None if pool.n <= MOST else self.rows
 
     def number(self, column: str) -> Floats:
-        values: Floats = self.pool.number(column)[self.rows]
-        return values
+        return self.pool.number(column, self._every)
 
-    def length_gap(self) -> tuple[Floats, Floats, str] | None:
+    def lengths(self) -> Lengths | None:
         """Lengths of both sides."""
-        lengths = self.pool.lengths()
-        return None if lengths is None else (lengths.chosen_I[self.rows], lengths.rejected_I[self.rows], lengths.unit)
+        return self.pool.lengths(self._every)
 
 
 def _margin_columns(pool: Pool) -> dict[str, str]:
@@ -82,8 +83,8 @@ def describe(view: View, chosen: Chosen, controls: list[Bools], settings: Select
 def relations(view: View, settings: Selection) -> tuple[dict[str, Any], list[str]]:
     """Rank correlations of the margins with each other, with the length gap, and with each other given that gap."""
     held = {name: view.number(column) for name, column in view.columns.items()}
-    lengths = view.length_gap()
-    gap = None if lengths is None else lengths[0] - lengths[1]
+    lengths = view.lengths()
+    gap = None if lengths is None else lengths.gap_I
     pairs, warnings = [], []
     names = list(held)
     for at, a in enumerate(names):
@@ -114,12 +115,12 @@ def summary(view: View, set_I: Bools) -> dict[str, Any]:
     in_I = set_I[view.rows]
     told: dict[str, Any] = {"pairs": int(set_I.sum())}
     told["margins"] = {name: _spread(view.number(column)[in_I]) for name, column in view.columns.items()}
-    lengths = view.length_gap()
+    lengths = view.lengths()
     if lengths is not None:
-        chosen, rejected = lengths[0][in_I], lengths[1][in_I]
+        chosen, rejected = lengths.chosen_I[in_I], lengths.rejected_I[in_I]
         unequal = chosen[chosen != rejected].size
         told["length"] = {
-            "unit": lengths[2],
+            "unit": lengths.unit,
             "chosen": _mean(chosen),
             "rejected": _mean(rejected),
             "chosen_longer": float((chosen > rejected).sum() / unequal) if unequal else None,
@@ -193,11 +194,11 @@ def _averaged(told: list[Any]) -> Any:
 
 
 def _score_and_length(view: View, chosen: Chosen) -> dict[str, Any]:
-    lengths = view.length_gap()
+    lengths = view.lengths()
     if lengths is None:
         return {"spearman": None, "why": "no lengths: add n_tokens_chosen and n_tokens_rejected, or texts"}
-    rho = core.spearman(chosen.score_I[view.rows], lengths[0] - lengths[1])
-    return {"spearman": _number(rho), "unit": lengths[2]}
+    rho = core.spearman(chosen.score_I[view.rows], lengths.gap_I)
+    return {"spearman": _number(rho), "unit": lengths.unit}
 
 
 def labels(view: View, chosen: Chosen, settings: Selection) -> dict[str, Any]:
@@ -226,7 +227,7 @@ def labels(view: View, chosen: Chosen, settings: Selection) -> dict[str, Any]:
             "why": f"the labels follow from {never[0]}, which contradicts none of them: a source that did not make them is "
             "needed",
         }
-    judges = judge_accuracy(vote_IJ, rng=np.random.default_rng(settings.seed))
+    judges = judge_accuracy(vote_IJ, rng=np.random.default_rng(settings.seed), draws=40)
     if not judges.identified_J[0]:
         return {
             "pool": None,

@@ -23,6 +23,7 @@ class Fused(NamedTuple):
     conflict_I: Bools
     near_I: Bools
     scores: dict[str, Floats]  # per source, 0 .. 1
+    raw: dict[str, Floats]  # per column, as it was given
     facts: dict[str, Any]
     warnings: list[str]
 
@@ -42,20 +43,20 @@ def fuse(pool: Pool, settings: Selection, usable_I: Bools) -> Fused:
     """The sources of `settings.margins` over the usable pairs (the bounds are theirs); nan elsewhere."""
     how, names = settings.scored, settings.margins
     able_I = usable_I.copy()
-    raw = {name: pool.number(column_of(pool, name)) for name in names}
-    for margin_I in raw.values():
+    given = {column_of(pool, name): pool.number(column_of(pool, name)) for name in names}
+    for margin_I in given.values():
         able_I &= ~np.isnan(margin_I)
     if not able_I.any():
         raise DataError(f"no pair has all of the margins {', '.join(names)}; there is nothing to rank")
     facts: dict[str, Any] = {}
     scores, warnings, tie_I = {}, [], np.zeros(pool.n)
-    raw = {name: _rescaled(margin_I, able_I, how) for name, margin_I in raw.items()}
+    raw = {name: _rescaled(margin_I, able_I, how) for name, margin_I in zip(names, given.values(), strict=True)}
     for name, margin_I in raw.items():
         told, score_I = _score(name, margin_I, able_I, how)
         facts[name] = {"column": column_of(pool, name), **told}
         warnings += _scale_warnings(name, told, how, settings.combine)
         scores[name] = score_I
-        tie_I += np.where(able_I, margin_I, np.nan)
+        tie_I += margin_I
     list_SI = list(scores.values())
     conflict_I = core.conflicts(list_SI) & able_I if how.kind == "clipped" else np.zeros(pool.n, bool)
     near_I = core.near_conflicts(list_SI) & able_I if len(names) > 1 else np.zeros(pool.n, bool)
@@ -63,8 +64,9 @@ def fuse(pool: Pool, settings: Selection, usable_I: Bools) -> Fused:
     score_I = _combined(settings, ranked, tie_I, able_I)
     if how.conflict == "half" and settings.combine == "bayes":
         score_I = np.where(conflict_I, 0.0, score_I)
-    score_I = np.where(able_I, score_I, np.nan)
-    return Fused(score_I, tie_I, conflict_I, near_I, scores, facts, warnings)
+    if not able_I.all():
+        score_I = np.where(able_I, score_I, np.nan)
+    return Fused(score_I, tie_I, conflict_I, near_I, scores, given, facts, warnings)
 
 
 def _rescaled(margin_I: Floats, able_I: Bools, how: Scoring) -> Floats:
@@ -78,7 +80,7 @@ def _rescaled(margin_I: Floats, able_I: Bools, how: Scoring) -> Floats:
 
 def _score(name: str, margin_I: Floats, able_I: Bools, how: Scoring) -> tuple[dict[str, Any], Floats]:
     """The score in 0 .. 1 of one source, and what belongs to it."""
-    known_I = margin_I[able_I]
+    known_I = _of(margin_I, able_I)
     told: dict[str, Any] = {
         "n": len(known_I),
         "max": float(known_I.max()),
@@ -104,10 +106,15 @@ def _score(name: str, margin_I: Floats, able_I: Bools, how: Scoring) -> tuple[di
             raise ConfigError(f"divisors of {name} = {divisor:g} cannot be; the search starts at max / divisor")
         high = core.upper_bound(known_I, divisor=divisor)
     score_I = core.clipped_linear(margin_I, low, high)
-    known_I = score_I[able_I]
+    known_I = _of(score_I, able_I)
     told |= {"low": low, "high": high, "at_one": int((known_I == 1).sum()), "at_zero": int((known_I == 0).sum())}
     told["score_of_zero"] = float(core.clipped_linear(np.zeros(1), low, high)[0])
     return told, score_I
+
+
+def _of(value_I: Floats, able_I: Bools) -> Floats:
+    """The numbers of these pairs; no copy where these are all."""
+    return value_I if able_I.all() else value_I[able_I]
 
 
 def _scale_warnings(name: str, told: dict[str, Any], how: Scoring, combine: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The pairs that are selected from: ids that name a pair, numbers by column, a seeded number per pair."""
 
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -55,12 +56,12 @@ class Pool:
             return True
         return name in self.frame.columns
 
-    def number(self, name: str) -> Floats:
-        """A column; `margin` and `lossdiff` are made where their parts are there instead."""
+    def number(self, name: str, rows: Ints | None = None) -> Floats:
+        """A column, or some rows of it; `margin` and `lossdiff` are made where their parts are there instead."""
         columns = self.frame.columns
         if name not in columns and self.has(name):
             left, right = ("score_chosen", "score_rejected") if name == "margin" else ("loss", "loss_val")
-            return self.number(left) - self.number(right)
+            return self.number(left, rows) - self.number(right, rows)
         if name not in columns:
             held = ", ".join(each for each in columns if self.frame.schema[each].is_numeric()) or "no number at all"
             raise DataError(
@@ -69,7 +70,8 @@ class Pool:
         kind = self.frame.schema[name]
         if not (kind.is_numeric() or kind in (pl.Boolean, pl.Null)):
             raise DataError(f"column {name} is {kind}, not a number")
-        values = self.frame[name].cast(pl.Float64).to_numpy()
+        column = self.frame[name] if rows is None else self.frame[name].gather(rows)
+        values: Floats = column.cast(pl.Float64).to_numpy()
         if not np.isfinite(values.sum()):  # a nan or inf somewhere, or a sum beyond floats
             values = np.where(np.isfinite(values), values, np.nan)
         return values
@@ -104,7 +106,12 @@ class Pool:
 
     def keys(self, seed: int) -> Keys:
         """One seeded number per pair that depends on (seed, ids) alone: not on rows, machine or version."""
-        key_I = np.full(self.n, segments.mix(np.array([seed % 2**64], np.uint64))[0], np.uint64)
+        return _mixed(self._names ^ segments.mix(np.array([seed % 2**64], np.uint64)))
+
+    @cached_property
+    def _names(self) -> Keys:
+        """A number per pair that its ids give it."""
+        key_I = np.zeros(self.n, np.uint64)
         for name in self.ids:
             column = self.frame[name]
             for start in range(0, self.n, BLOCK):
@@ -112,13 +119,20 @@ class Pool:
                 part[:] = segments.mix(part ^ _own(column[start : start + BLOCK]))
         return key_I
 
-    def lengths(self) -> Lengths | None:
+    def lengths(self, rows: Ints | None = None) -> Lengths | None:
         """Of both sides, in the first unit that is there."""
         for form, unit in LENGTHS:
             names = [form.format(side) for side in ("chosen", "rejected")]
             if set(names) <= set(self.frame.columns):
-                return Lengths(self.number(names[0]), self.number(names[1]), unit)
+                return Lengths(self.number(names[0], rows), self.number(names[1], rows), unit)
         return None
+
+
+def _mixed(key_I: Keys) -> Keys:
+    """`mix` in place, block by block."""
+    for start in range(0, len(key_I), BLOCK):
+        key_I[start : start + BLOCK] = segments.mix(key_I[start : start + BLOCK])
+    return key_I
 
 
 def _own(column: pl.Series) -> Keys:

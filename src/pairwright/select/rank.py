@@ -69,6 +69,7 @@ def choose(pool: Pool, settings: Selection) -> Chosen:
     scored = rule.score(pool, settings, usable_I)
     able_I, ranked_I = _able(scored, usable_I, why)
     score_I, band_facts = _banded(pool, scored, limits, ranked_I, why)
+    scored = scored._replace(missing=dict.fromkeys(scored.missing, np.zeros(0)))  # ten million rows are 80 MB each
     rows = _by_source(pool, limits, _order(pool, score_I, scored, ranked_I))
     k = settings.budget(pool.n, rule.keep)
     keep_I = _kept(pool, rows, k, _caps(pool, limits, scored, rows), why)
@@ -78,6 +79,7 @@ def choose(pool: Pool, settings: Selection) -> Chosen:
     rank_I = np.zeros(pool.n, np.uint32)
     rank_I[rows] = np.arange(1, len(rows) + 1, dtype=np.uint32)
     facts = {"rule": settings.rule, "about": rule.about, "asked": k, **scored.facts, **band_facts}
+    scored = scored._replace(tie_I=None, out_I=None)
     facts |= {"able": int(able_I.sum()), "ranked": len(rows)}
     told = [*warnings, *scored.warnings]
     return Chosen(score_I, rank_I, keep_I, able_I, why.of_I, why.names, scored, facts, told)
@@ -170,12 +172,13 @@ def _order(pool: Pool, score_I: Floats, scored: Scored, ranked_I: Bools) -> Ints
     orders = []
     for part_I in parts:
         rows = np.flatnonzero(part_I)
+        first_I = -score_I if len(rows) == pool.n else -score_I[rows]
 
         def ties(at: Ints, rows: Ints = rows) -> list[Codes]:
             first = [] if scored.tie_I is None else [-scored.tie_I[rows[at]]]
             return [*first, *pool.id_ties(rows[at])]
 
-        orders.append(rows[ordered(-score_I[rows], ties)])
+        orders.append(rows[ordered(first_I, ties)])
     return orders[0] if len(orders) == 1 else np.concatenate(orders)
 
 

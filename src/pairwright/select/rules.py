@@ -71,11 +71,12 @@ def margins(pool: Pool, settings: Selection, usable_I: Bools) -> Scored:
     numbers: dict[str, Floats | Bools] = {f"p_{name}": score_I for name, score_I in fused.scores.items()}
     if len(settings.margins) > 1:
         numbers |= {"conflict": fused.conflict_I, "near_conflict": fused.near_I}
-    raw = {column_of(pool, name): pool.number(column_of(pool, name)) for name in settings.margins}
     facts = {"sources": fused.facts, "combine": settings.combine, "conflicts": int(fused.conflict_I.sum())}
     last = settings.combine == "bayes" and settings.scored.conflict == "last"  # only the product rule is 0/0 there
     last_I = fused.conflict_I if last else None
-    return Scored(fused.score_I, raw, fused.tie_I, last_I, numbers=numbers, facts=facts, warnings=tuple(fused.warnings))
+    return Scored(
+        fused.score_I, fused.raw, fused.tie_I, last_I, numbers=numbers, facts=facts, warnings=tuple(fused.warnings)
+    )
 
 
 def _one(pool: Pool, settings: Selection, column: str) -> tuple[str, Floats]:
