@@ -14,8 +14,8 @@ The margin of every pair at theta comes out of all of them; the reference's log-
 gradient and the step are made before the clock starts and printed apart. Two data sets: one pair per prompt, and all 6
 pairs of 4 responses. Processor seconds per pair beside wall seconds (they bear a busy machine); peak memory above the
 loaded model; Spearman and largest relative error against `script`. Each job in a process of its own. A tiny Llama and,
-with --full, SmolLM2-135M with LoRA (r = 16, all linear layers). Prompts of 100 tokens, responses of 60 to 200. Nothing is
-asserted.
+with --full, SmolLM2-135M: with LoRA (r = 16, all linear layers), and the influence of all its weights. Prompts of 100 tokens,
+responses of 60 to 200. Nothing is asserted.
 """
 
 import argparse
@@ -64,9 +64,9 @@ def pairs(model: str, prompts: int, responses: int, *, seed: int = 0) -> tuple[l
 
 
 def load(model: str, adapter: str) -> Any:
-    from pairwright.backends.gradients import PairModel
+    from pairwright.backends.gradients import PairModel, is_adapter
 
-    return PairModel(model, adapter, max_length=1024)
+    return PairModel(model, adapter, params="lora" if is_adapter(adapter) else ".", max_length=1024)
 
 
 def prepare(model: str, adapter: str, prompts: int, responses: int, place: Path) -> dict[str, Any]:
@@ -298,6 +298,7 @@ def trained_adapter(model: str, folder: Path) -> str:
 
 def main(full: bool, model: str | None, adapter: str | None, prompts: int, rounds: int) -> None:
     print(describe("pairwright", "torch", "transformers", "peft", "dattri"))
+    from planted_pairs import moved_copy
     from smollm2 import smollm2_folder
     from tiny_causal import tiny_causal
 
@@ -312,11 +313,13 @@ def main(full: bool, model: str | None, adapter: str | None, prompts: int, round
         if full:
             large = str(smollm2_folder(folder))
             compare("SmolLM2-135M", large, trained_adapter(large, folder / "b"), jobs=JOBS[:4], **more)
+            whole = str(moved_copy(folder / "c", Path(large), scale=1e-3))
+            compare("SmolLM2-135M, all weights", large, whole, jobs=JOBS[:4], **more)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="SmolLM2-135M with LoRA too: some minutes")
+    parser.add_argument("--full", action="store_true", help="SmolLM2-135M too: about 20 minutes")
     parser.add_argument("--model")
     parser.add_argument("--adapter")
     parser.add_argument("--prompts", type=int, default=8)
