@@ -12,7 +12,7 @@ GROUND = {"errors", "protocols", "tables"}
 STAGE = GROUND | {"core"}
 WIRING = {
     "cli", "wiring", "recipe", "manifest", "rating", "sampling", "cleaning",
-    "selecting", "export", "demo", "pipeline", "engine", "settings", "store",
+    "selecting", "training", "comparing", "export", "demo", "pipeline", "engine", "settings", "store",
 }  # fmt: skip
 EVERYTHING = (
     STAGE | WIRING | {"sample", "score", "clean", "pair", "select", "train", "audit", "report", "io", "backends"}
@@ -42,6 +42,8 @@ MAY_IMPORT = {
         "sampling",
         "cleaning",
         "selecting",
+        "training",
+        "comparing",
         "pipeline",
         "backends",
         "sample",
@@ -49,11 +51,25 @@ MAY_IMPORT = {
     "sampling": GROUND | {"sample", "store", "pipeline"},
     "cleaning": GROUND | {"clean", "score", "io", "report", "store"},
     "selecting": GROUND | {"select", "score", "io", "report", "store"},
+    "training": GROUND | {"core", "train", "select", "io", "report", "backends", "store", "settings", "pipeline"},
+    "comparing": EVERYTHING - {"cli", "demo"},
     "rating": GROUND | {"core", "score", "backends", "store", "settings", "pipeline"},
     "recipe": EVERYTHING
-    - {"cli", "wiring", "manifest", "sampling", "cleaning", "selecting", "pipeline", "backends", "io", "demo"},
+    - {
+        "cli",
+        "wiring",
+        "manifest",
+        "sampling",
+        "cleaning",
+        "selecting",
+        "comparing",
+        "pipeline",
+        "backends",
+        "io",
+        "demo",
+    },
     "manifest": {"recipe", "pair", "score", "store"},
-    "wiring": EVERYTHING - {"cli", "demo"},
+    "wiring": EVERYTHING - {"cli", "demo", "comparing"},
     "cli": EVERYTHING,
 }
 HEAVY = {"torch", "transformers", "trl", "vllm", "llama_cpp", "datasets", "ray", "pandas", "openvino_genai", "gguf"}

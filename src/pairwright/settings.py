@@ -1,6 +1,7 @@
 """Recipes: YAML text into frozen settings. An unknown key is an error that lists the known ones."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,10 +44,24 @@ def _obligatory(field: "dataclasses.Field[Any]") -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 5e-7 for text, since it has no point: here it is a number, as in YAML 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+0123456789.")
+)
+
+
+def parse_yaml(text: str) -> object:
+    """The value of a YAML text; raises yaml.YAMLError."""
+    return yaml.load(text, _Loader)
+
+
 def read_yaml(path: Path) -> dict[str, object]:
     """The mapping in a YAML file."""
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise StoreError(f"cannot read the recipe {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -2,11 +2,11 @@
 
 import sys
 
-from pairwright.cli import runs, sources
+from pairwright.cli import runs, sources, train
 from pairwright.cli.app import app
 from pairwright.errors import PairwrightError
 
-__all__ = ["app", "main", "runs", "sources"]
+__all__ = ["app", "main", "runs", "sources", "train"]
 
 
 def main() -> None:

@@ -46,8 +46,10 @@ def root(
 def parsed(text: str) -> Any:
     import yaml
 
+    from pairwright.settings import parse_yaml
+
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except yaml.YAMLError:
         return text
 

@@ -127,7 +127,8 @@ class _Rating(_Base):  # type: ignore[misc]
         if "pair_gap" in self.plan.terms and args.rating_scale is None:
             log.warning("rating_scale is not set: one point of the gap is taken as one Bradley-Terry logit")
         self.guard = Guard() if guard is None else guard
-        self.dropped: list[Finding] = []  # why rows of the data sets are not trained on
+        self.dropped: list[Finding] = []  # why rows of the training data are not trained on
+        self.dropped_eval: list[Finding] = []  # and of the evaluation data not evaluated
         self.pair_ids: list[str] = []
         self._window: Any = None
         self._seen: dict[str, list[Any]] = {"train": [], "eval": []}
@@ -183,7 +184,7 @@ class _Rating(_Base):  # type: ignore[misc]
             refuse(findings, where=where)
         elif findings:
             log.warning("%s: %d rows dropped, first %s", where, len({each.row for each in findings}), findings[0])
-        self.dropped += findings
+        (self.dropped if where == "train_dataset" else self.dropped_eval).extend(findings)
         bad = {finding.row for finding in findings}
         keep = [place for place, row in enumerate(dataset[ROW]) if row not in bad]
         if not keep:

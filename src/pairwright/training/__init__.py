@@ -1,0 +1,1 @@
+"""Training a policy on pairs: what is asked for, the rows, the run, and what a person takes away."""
