@@ -43,12 +43,13 @@ def factors(cell: str) -> dict[str, str]:
 def rows(book: Book, claim: str, part: str, seeds: list[int]) -> pl.DataFrame:
     """What a book holds; a metric with another number of values than there are seeds is numbered from 0."""
     out = []
-    for cells in book.values.values():
+    for experiment, cells in book.values.items():
         for cell, arms in cells.items():
+            whole = f"{experiment} {cell}".strip()
             for arm, metrics in arms.items():
                 for metric, value in metrics.items():
                     number = seeds if len(value) == len(seeds) else range(len(value))
-                    out += [(claim, part, cell, arm, s, metric, float(v)) for s, v in zip(number, value, strict=True)]
+                    out += [(claim, part, whole, arm, s, metric, float(v)) for s, v in zip(number, value, strict=True)]
     return pl.DataFrame(out, schema=SCHEMA, orient="row").with_columns(pl.col("value").fill_nan(None))
 
 

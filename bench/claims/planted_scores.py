@@ -158,7 +158,7 @@ def over_seeds(book: Book, experiment: str, cell: str, made: list[Scores], arms:
         book.add(experiment, cell, arm, **{key: np.array([one.get(key, np.nan) for one in told]) for key in names})
 
 
-def e5(book: Book, *, small: bool, seeds: int) -> None:
+def e5(book: Book, *, small: bool, seeds: int, seed: int = 0) -> None:
     shapes = [(200, 60), (200, 20), (800, 4)] if small else [(805, 200), (805, 20), (4000, 4)]
     rows = 800 if small else 4000
     jobs: list[tuple[str, Callable[[np.random.Generator], Scores], dict]] = [
@@ -170,7 +170,7 @@ def e5(book: Book, *, small: bool, seeds: int) -> None:
     masked |= {"masked AltProj": altproj, "AltProj filled": altproj_filled}
     jobs += [(f"{rows}x17, 4 seen, {sd}", lambda rng, sd=sd: rated(rows, sd, rng), masked) for sd in (0.3, 0.7)]
     for at, (cell, make, arms) in enumerate(jobs):
-        over_seeds(book, "E5", cell, [make(np.random.default_rng([5, at, s])) for s in range(seeds)], arms)
+        over_seeds(book, "E5", cell, [make(np.random.default_rng([5, at, 1000 * seed + s])) for s in range(seeds)], arms)
     for metric, title in (
         ("auc", "AUC of the gross cells"),
         ("precision", "precision at k = number of gross cells"),
@@ -263,10 +263,10 @@ def overall_rule(value_RJ: np.ndarray) -> np.ndarray:
     return ((value_RJ[:, 4] == 10) & (np.nanmean(value_RJ[:, :4], axis=1) <= 2)).astype(float)
 
 
-def e7(book: Book, *, small: bool, seeds: int) -> None:
+def e7(book: Book, *, small: bool, seeds: int, seed: int = 0) -> None:
     count = 4000 if small else 20_000
-    for seed in range(seeds):
-        at = completions(count, np.random.default_rng([7, seed]))
+    for s in range(seeds):
+        at = completions(count, np.random.default_rng([7, 1000 * seed + s]))
         regress, convex, lad = columns(at.value_RJ), pcp(at.value_RJ), two_way_residual(at.value_RJ)
         ten = (at.value_RJ[:, 4] == 10).astype(float)
         rule = overall_rule(at.value_RJ)
