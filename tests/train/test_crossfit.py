@@ -75,6 +75,8 @@ class TestPlan:
     def test_too_few_prompts_are_refused(self) -> None:
         with pytest.raises(DataError, match="2 prompts cannot be cut into 3 folds"):
             plan_models(soup(4, prompts=2), CrossFit("m", folds=3))
+        with pytest.raises(DataError, match="leave no pair to score"):
+            plan_models(PAIRS, CrossFit("m", folds=1, seed_pairs=20))
 
 
 @pytest.fixture(scope="module")

@@ -278,7 +278,8 @@ class TestFolder:
     def test_a_stopped_run_goes_on_where_it_stopped(
         self, table: Any, plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        small = {"folder": tmp_path / "out", "batch_tokens": 32}
+        small = {"folder": tmp_path / "out"}
+        monkeypatch.setattr(stage, "PART", 200)
         write, written = stage.write_parquet, []
 
         def stops(path: Path, frame: Any) -> None:
@@ -318,6 +319,8 @@ class TestFolder:
         assert forced.frame.select(SCORES).equals(made.frame.select(SCORES))
         assert any(what in each for each in forced.about["forced"])
         assert made.about["forced"] == []
+        kept = json.loads((tmp_path / "out" / "influence.json").read_text())
+        assert kept["forced"] == []  # the folder goes on saying whose scores it holds
 
     def test_other_pairs_are_refused_even_so(self, table: Any, tmp_path: Path) -> None:
         table(folder=tmp_path / "out")
@@ -326,6 +329,6 @@ class TestFolder:
 
     def test_half_a_run_of_another_model_cannot_be_forced(self, table: Any, tmp_path: Path) -> None:
         table(folder=tmp_path / "out")
-        next((tmp_path / "out").glob("scored-0-*.parquet")).unlink()
+        (tmp_path / "out" / "influence.json").unlink()
         with pytest.raises(DataError, match="not all of it"):
             table(folder=tmp_path / "out", beta=0.2, force=True)

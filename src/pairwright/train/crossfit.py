@@ -126,7 +126,13 @@ def plan_models(pairs: pl.DataFrame, settings: CrossFit) -> list[Plan]:
             seed_rows = sorted(theirs[int(at)] for at in drawn)
             seen = {keys[row] for row in seed_rows}
             mine = [row for row, key in enumerate(keys) if settings.folds == 1 or fold_of[key] == fold]
-            plans.append(Plan(f"{repeat}-{fold}", seed_rows, [row for row in mine if keys[row] not in seen]))
+            scored = [row for row in mine if keys[row] not in seen]
+            if not scored:
+                raise DataError(
+                    f"{len(seed_rows)} seed pairs are of all {len(names)} prompts and leave no pair to score; take fewer seed "
+                    "pairs, or folds = 2"
+                )
+            plans.append(Plan(f"{repeat}-{fold}", seed_rows, scored))
     return plans
 
 

@@ -43,7 +43,7 @@ from pairwright.core.influence import (
 )
 from pairwright.core.pair_terms import positive
 from pairwright.errors import ConfigError, DataError
-from pairwright.store import atomic, read_json, write_json, write_parquet
+from pairwright.store import atomic, digest, read_json, write_json, write_parquet
 from pairwright.train.crossfit import IDS, TEXTS, Scores, check_pairs, fit, hash_of, normal_prompt, number
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 NATS = (0.1, 0.3, 0.03)  # change of the median pair's gap that a step is to make: tried always
 MORE_NATS = (1.0, 3.0, 10.0, 0.01)  # and these where none of those is accurate
-PART = 8  # batches that are computed between two writes
+PART = 2**16  # tokens that are computed between two writes
 NOTHING = 1e-7  # nats per token: a gap that differs from the reference by less does not differ
 OFF = 0.05  # nats per token that an imported reference may be off
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
@@ -148,16 +148,17 @@ def influence_table(
         about = {
             "beta": run.beta,
             "params": settings.params,
-            "validation_hash": hash_of(validation, ordered=False),
-            "pairs_hash": hash_of(pairs, ordered=True),
+            "validation_hash": runs[-1][1]["validation_hash"],
+            "pairs_hash": run.pairs_hash,
             "checkpoints": [each for _, each in runs],
             "theta_val": about_val,
             "forced": forced,
             **_facts(frame, about_val),
             "seconds": time.perf_counter() - begun,
         }
-        write_parquet(out / "influence.parquet", frame)
-        write_json(out / "influence.json", about)
+        if not forced:
+            write_parquet(out / "influence.parquet", frame)
+            write_json(out / "influence.json", about)
     for warning in about["warnings"]:
         log.warning("%s", warning)
     return Scores(frame, about)
@@ -259,7 +260,7 @@ class _Run:
                 f"({'; '.join(told)}). Influence belongs to one model, template, beta and validation set: choose another "
                 "folder, or set force to use these scores as they are"
             )
-        if "step" not in held or len(list(self.out.glob(f"scored-{self.k}-*.parquet"))) < self._n_parts():
+        if not (self.out / "influence.json").exists():
             raise DataError(f"{self.out} holds another model's influence, and not all of it: force cannot complete it")
         self.beta = float(str(held["beta"]))
         return [f"checkpoint {self.k}, {each}" for each in told]
@@ -269,22 +270,20 @@ class _Run:
     def _cuts(self) -> list[list[int]]:
         """Groups in runs of so many tokens; one run is one part."""
         cuts: list[list[int]] = [[]]
-        room = PART * self.settings.batch_tokens
+        room = PART
         for at, group in enumerate(self.laid.groups):
             if cuts[-1] and group.cost > room:
                 cuts.append([])
-                room = PART * self.settings.batch_tokens
+                room = PART
             cuts[-1].append(at)
             room -= group.cost
         return cuts
 
-    def _n_parts(self) -> int:
-        return len(self._cuts())
-
     def _in_parts(self, name: str, work: "Callable[[Laid, NDArray[np.int64]], dict[str, Floats]]") -> pl.DataFrame:
         """What `work` makes of the pairs, part by part; the parts that are there are read. One row per pair, or null."""
-        found = []
-        for part, groups in enumerate(self._cuts()):
+        there = sorted(self.out.glob(f"{name}-*.parquet")) if self.forced else []
+        found = [pl.read_parquet(path) for path in there]
+        for part, groups in enumerate([] if there else self._cuts()):
             path = self.out / f"{name}-{part:05d}.parquet"
             if not path.exists():
                 rows = np.flatnonzero(np.isin(self.laid.group_I, groups))
@@ -432,15 +431,20 @@ class _Run:
         """Gaps of the pairs at theta_val (nats), and how it was made and what it did to the validation loss."""
         from pairwright.backends.gradients import PairModel
 
-        place = wanted.folder or str(self.out / "theta-val")
+        named = digest([wanted.learning_rate, wanted.epochs, wanted.pairs_per_step, self.settings.seed])
+        place = wanted.folder or str(self.out / f"theta-val-{named}")
         made: dict[str, Any] = {"folder": wanted.folder, "started_at": "given" if wanted.folder else "theta"}
         if wanted.folder is None:
             made |= self._train(wanted, Path(place))
         other = self._load(PairModel, place)
+        if other.template_hash != self.model.template_hash:
+            raise DataError(
+                f"theta_val ({place}) writes the tokens of a conversation differently from {self.checkpoint}"
+            )
         made |= {"model_hash": other.model_hash, "distance": self._distance(other)}
         ours, self.model = self.model, other
         try:
-            name = f"theta-val-{other.model_hash}"
+            name = f"scored-val-{other.model_hash}"
             gap_I = self._in_parts(name, lambda laid, rows: {"gap": other.gaps(laid)})["gap"].to_numpy()
         finally:
             self.model = ours
