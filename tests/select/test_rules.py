@@ -215,5 +215,8 @@ def test_lengths_are_matched_or_balanced_in_every_bin() -> None:
     for at in range(10):
         mine = gap.to_numpy()[of == at]
         assert abs(int((mine > 0).sum()) - int((mine < 0).sum())) <= 1
+    for keep in (200, 900):  # a smaller budget is balanced as well
+        few = run(pairs, "length_balanced", keep=keep).table.filter("kept")
+        assert (few["n_tokens_chosen"] > few["n_tokens_rejected"]).mean() == pytest.approx(0.5, abs=0.03)
     thinned = run(pairs, "random", keep=took.height).table.filter("kept")  # down-sampling alone changes nothing
     assert (thinned["n_tokens_chosen"] > thinned["n_tokens_rejected"]).mean() > 0.55

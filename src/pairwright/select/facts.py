@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from pairwright.core import margins as core
 from pairwright.core.noise import judge_accuracy, noise_rate_of_two_sources
@@ -272,17 +273,51 @@ def _seen(view: View, chosen: Chosen) -> dict[str, Any]:
     for name, column in columns.items():
         told["histograms"][name] = histogram(view.number(column), kept_I, chosen.facts.get("bands", {}).get(column))
     if {"external", "implicit"} <= set(view.columns):
-        x, y = (view.number(view.columns[name]) for name in ("external", "implicit"))
-        both = np.flatnonzero(~np.isnan(x) & ~np.isnan(y))
-        step = max(1, -(-len(both) // POINTS))
-        at = both[::step]
-        told["joint"] = {
-            "x": "external",
-            "y": "implicit",
-            "points": [[float(a), float(b), bool(c)] for a, b, c in zip(x[at], y[at], kept_I[at], strict=True)],
-            "of": len(both),
-        }
+        told["joint"] = _joint(
+            view.number(view.columns["external"]), view.number(view.columns["implicit"]), kept_I, chosen
+        )
     return told
+
+
+def _joint(x_I: Floats, y_I: Floats, kept_I: Bools, chosen: Chosen) -> dict[str, Any] | None:
+    """Points, ranges without the outermost hundredths, and the line of the last kept score where there is one."""
+    both = np.flatnonzero(~np.isnan(x_I) & ~np.isnan(y_I))
+    if len(both) < 2:
+        return None
+    ranges = []
+    for values in (x_I[both], y_I[both]):
+        low, high = (float(each) for each in np.quantile(values, (0.005, 0.995)))
+        ranges.append([low, high] if low < high else [low - 1, high + 1])
+    at = both[:: max(1, -(-len(both) // POINTS))]
+    return {
+        "x": "external",
+        "y": "implicit",
+        "points": [[float(a), float(b), bool(c)] for a, b, c in zip(x_I[at], y_I[at], kept_I[at], strict=True)],
+        "of": len(both),
+        "x_range": ranges[0],
+        "y_range": ranges[1],
+        "region": _region(ranges, chosen),
+    }
+
+
+def _region(ranges: list[list[float]], chosen: Chosen) -> list[list[float]]:
+    """The (external, implicit) margins whose fused score is that of the last kept pair; nothing for other rules."""
+    sources, combine = chosen.facts.get("sources", {}), chosen.facts.get("combine")
+    if set(sources) != {"external", "implicit"} or not chosen.keep_I.any() or combine not in ("bayes", "add"):
+        return []
+    cut = float(chosen.score_I[chosen.keep_I].min())
+    x_I = np.linspace(ranges[0][0], ranges[0][1], 121)
+    if combine == "add":
+        y_I = cut - x_I
+    elif all(each["kind"] == "clipped" for each in sources.values()):
+        ex, im = sources["external"], sources["implicit"]
+        share_I = expit(cut - core.log_odds(core.clipped_linear(x_I, ex["low"], ex["high"])))
+        open_I = (share_I > 1e-4) & (share_I < 1 - 1e-4)  # beyond, a source at its bound decides alone
+        y_I = np.where(open_I, im["low"] + share_I * (im["high"] - im["low"]), np.nan)
+    else:
+        return []
+    inside_I = (y_I >= ranges[1][0]) & (y_I <= ranges[1][1])
+    return [[float(a), float(b)] for a, b in zip(x_I[inside_I], y_I[inside_I], strict=True)]
 
 
 def histogram(values: Floats, kept_I: Bools, band: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import scipy.special
 
 from pairwright.core import flips
 from pairwright.core import margins as core
-from pairwright.core.segments import Bools, Floats
+from pairwright.core.segments import Bools, Floats, Ints, Keys
 from pairwright.errors import ConfigError, DataError, NotConverged, NotIdentifiable
 from pairwright.select.margins import Fused, column_of, fuse
 from pairwright.select.pool import Pool
@@ -263,9 +263,8 @@ def ensemble(pool: Pool, settings: Selection, usable_I: Bools) -> Scored:
     names = [column_of(pool, name) for name in settings.margins]
     if settings.margins == ["external"]:  # nobody named members: all margins of raters that there are
         numeric = [name for name, kind in pool.frame.schema.items() if kind.is_numeric()]
-        names = [
-            name for name in numeric if name == "margin" or (name.startswith("margin_") and "implicit" not in name)
-        ]
+        others = [name for name in numeric if name.startswith("margin_") and "implicit" not in name]
+        names = ["margin"] * pool.has("margin") + others
     if len(names) < 2:
         raise NotIdentifiable(
             f"an ensemble of {len(names)}: one model has no disagreement with itself. Give margins of two raters or more "
@@ -305,27 +304,38 @@ def length_balanced(pool: Pool, settings: Selection, usable_I: Bools) -> Scored:
     bins = settings.tuned.bins
     bin_I = np.minimum((np.nan_to_num(share_I) * bins).astype(np.int64), bins - 1)
     key_I = pool.keys(settings.seed)
-    out_I = np.zeros(pool.n, bool)
+    out_I, place_I = np.zeros(pool.n, bool), np.full(pool.n, np.nan)
     told = []
     for at in range(bins):
         mine_I = able_I & (bin_I == at)
-        sides = [np.flatnonzero(mine_I & hit_I) for hit_I in (lengths.gap_I > 0, lengths.gap_I < 0)]
-        most = min(len(rows) for rows in sides)
-        for rows in sides:
-            out_I[rows[np.argsort(key_I[rows])[most:]]] = True
-        longer, shorter = (len(rows) for rows in sides)
+        longer, shorter, equal = (_drawn(mine_I & hit_I, key_I) for hit_I in _sides(lengths.gap_I))
+        most = min(len(longer), len(shorter))
+        out_I[longer[most:]] = out_I[shorter[most:]] = True
+        for rows in (longer, shorter, equal):  # the same share of each side before every cut
+            place_I[rows] = (np.arange(len(rows)) + 0.5) / max(1, most if rows is not equal else len(rows))
+        unequal = len(longer) + len(shorter)
         told.append(
             {
                 "bin": at,
                 "pairs": int(mine_I.sum()),
-                "lost": longer + shorter - 2 * most,
-                "longer_before": longer / (longer + shorter) if longer + shorter else None,
+                "lost": unequal - 2 * most,
+                "longer_before": len(longer) / unequal if unequal else None,
                 "longer_after": 0.5 if most else None,
             }
         )
-    score_I = np.where(able_I, (key_I >> np.uint64(11)).astype(np.float64) / 2.0**53, np.nan)
     held = {name: margin_I, "length": lengths.gap_I}
-    return Scored(score_I, held, out_I=out_I, why_out="length_balance", facts={"bins": told})
+    return Scored(-place_I, held, out_I=out_I, why_out="length_balance", facts={"bins": told})
+
+
+def _sides(gap_I: Floats) -> tuple[Bools, Bools, Bools]:
+    return gap_I > 0, gap_I < 0, gap_I == 0
+
+
+def _drawn(hit_I: Bools, key_I: Keys) -> Ints:
+    """Rows in the order of their seeded numbers."""
+    rows = np.flatnonzero(hit_I)
+    drawn: Ints = rows[np.argsort(key_I[rows])]
+    return drawn
 
 
 def _lengths(pool: Pool, rule: str) -> Any:

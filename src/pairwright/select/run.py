@@ -132,10 +132,8 @@ def compare(pairs: pl.DataFrame, settings: Selection) -> dict[str, Any]:
 def _arms(pool: Pool, settings: Selection) -> dict[str, Selection]:
     """The rules, `margins` by source and, with two sources or more, by ways of combining."""
     arms: dict[str, Selection] = {}
-    for source, column in View(pool, settings.seed).columns.items():
-        arms[f"margins: {column if source not in ('external', 'implicit') else source}"] = replace(
-            settings, rule="margins", margins=[source]
-        )
+    for source in View(pool, settings.seed).columns:
+        arms[f"margins: {source}"] = replace(settings, rule="margins", margins=[source])
     if len(settings.margins) > 1:
         for combine in ("bayes", "add", "min", "mean", "min_rank"):
             arms[f"margins: {combine}"] = replace(settings, rule="margins", combine=combine)
