@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from planted_pairs import soup, turn
 from tiny_causal import tiny_adapter, tiny_causal
 
-from pairwright.core.influence import spearman
+from pairwright.core.margins import spearman
 from pairwright.errors import ConfigError, DataError
 from pairwright.train import crossfit as stage
 from pairwright.train.crossfit import CrossFit, cross_fit, fit, normal_prompt, plan_models

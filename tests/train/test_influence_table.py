@@ -13,7 +13,7 @@ from planted_pairs import moved_copy, soup, texts, turn
 from tiny_causal import tiny_adapter, tiny_causal
 
 from pairwright.backends.gradients import PairModel
-from pairwright.core.influence import spearman
+from pairwright.core.margins import spearman
 from pairwright.errors import ConfigError, DataError, NotIdentifiable
 from pairwright.train import influence as stage
 from pairwright.train.influence import InfluenceSettings, ThetaVal, influence_table

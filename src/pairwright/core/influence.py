@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pairwright.core.margins import spearman
 from pairwright.core.pair_terms import positive, sigmoid, softplus
-from pairwright.core.rewards import midrank
 from pairwright.errors import ConfigError, DataError, NotIdentifiable
 
 Floats = NDArray[np.float64]
@@ -66,17 +66,6 @@ def lossdiff(margin_I: Floats, margin_val_I: Floats) -> Floats:
     """l(m) - l(m_val): what training on V took off the loss of each pair. With theta_val = theta - eta g_V it is
     eta x influence + O(eta^2)."""
     return losses(margin_I) - losses(margin_val_I)
-
-
-def spearman(a_I: Floats, b_I: Floats) -> float:
-    """Rank correlation over the pairs that both know (mid-ranks for ties); nan below 3 of them or without a spread."""
-    both = np.isfinite(a_I) & np.isfinite(b_I)
-    if (n := int(both.sum())) < 3:
-        return float("nan")
-    rank = midrank(np.stack([a_I[both], b_I[both]], axis=1), np.array([0, n]))
-    off = rank - rank.mean(axis=0)
-    spread = float(np.sqrt((off[:, 0] ** 2).sum() * (off[:, 1] ** 2).sum()))
-    return float((off[:, 0] * off[:, 1]).sum() / spread) if spread > 1e-12 else float("nan")
 
 
 class Agreement(NamedTuple):

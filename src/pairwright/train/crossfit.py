@@ -23,7 +23,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pairwright.core.influence import losses, spearman
+from pairwright.core.influence import losses
+from pairwright.core.margins import spearman
 from pairwright.errors import ConfigError, DataError, MissingDependency
 from pairwright.store import digest, read_json, write_json, write_parquet
 from pairwright.tables import canonical_json

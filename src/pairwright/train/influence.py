@@ -36,11 +36,11 @@ from pairwright.core.influence import (
     lossdiff,
     losses,
     slope_of_influence,
-    spearman,
     steps_for,
     warnings_of,
     weighted,
 )
+from pairwright.core.margins import spearman
 from pairwright.core.pair_terms import positive
 from pairwright.errors import ConfigError, DataError
 from pairwright.store import atomic, digest, read_json, write_json, write_parquet
