@@ -82,13 +82,20 @@ def read_pairs(source: Path, *, layout: str | None = None, keep: Sequence[str] =
         repeats = drops("select", made.filter(~again), "repeated_pair")
         rows, made = rows.filter(again), made.filter(again)
         dropped = pl.concat([lost, repeats])
+    pairs = numbers_of(rows, keep=keep)
+    if lost.height:
+        told.append(f"{lost.height} rows could not be read")
+    return Read(rows, pairs, dropped, [f"{rows.height} pairs of {path}", *told])
+
+
+def numbers_of(rows: pl.DataFrame, *, keep: Sequence[str] = ()) -> pl.DataFrame:
+    """Ids and numbers of rows of pairs, in their order: what a selection reads."""
+    made = rows.select(_ids(rows))
     pairs = pl.concat([made, rows.select(_numbers(rows, made.columns, keep))], how="horizontal")
     pairs = pairs.with_columns(_facts_of_meta(rows, pairs.columns))
     if set(TEXTS) <= set(rows.columns) and not {"n_tokens_chosen", "tokens_chosen"} & set(pairs.columns):
         pairs = pairs.with_columns(rows.select(*(_length(rows, side).alias(f"n_chars_{side}") for side in TEXTS[1:])))
-    if lost.height:
-        told.append(f"{lost.height} rows could not be read")
-    return Read(rows, pairs, dropped, [f"{rows.height} pairs of {path}", *told])
+    return pairs
 
 
 def _rows(path: Path, layout: str | None) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:

@@ -199,10 +199,11 @@ def _joint(told: Mapping[str, Any], sources: Mapping[str, Any]) -> Html:
         el("text", number(x0), x=0, y="100%", dy=15),
         el("text", number(x1), x="100%", y="100%", dy=15, text_anchor="end"),
         el("text", f"{told['x']} margin", x="50%", y="100%", dy=15, text_anchor="middle"),
-        el("text", f"{told['y']} margin: {number(y0)} to {number(y1)}", x=6, y=12),
+        el("text", f"{told['y']} margin: {number(y0)} to {number(y1)}", x=0, y=-5),
     ]
     what = f"{told['x']} against {told['y']} margin"
-    details = f"{len(points)} of {told['of']} pairs; dashed: bounds M1 and M2; line: the last kept score"
+    details = f"{len(points)} of {told['of']} pairs" + "; dashed: bounds M1 and M2" * bool(lines)
+    details += "; line: the score of the last kept pair" * bool(cut)
     svg = el(
         "svg", el("title", what), el("desc", details), *lines, *drawn, *cut, *axes,
         class_="joint", width="100%", height=SIDE, role="img", aria_label=f"{what}. {details}",
@@ -342,25 +343,22 @@ def _heated(value: float | None, chance: float | None, beyond: float | None) -> 
 
 
 def _end(told: Mapping[str, Any]) -> Html:
-    head = ["pair", cell("score", "th", scope="col"), "prompt", "chosen", "rejected"]
-    return join(
-        [el("h3", told["name"]), table(f"{told['name']}: {len(told['pairs'])} pairs", head, map(_pair, told["pairs"]))]
-    )
+    return join([el("h3", f"{told['name']}: {len(told['pairs'])} pairs"), *map(_pair, told["pairs"])])
 
 
 def _pair(row: Mapping[str, Any]) -> Html:
-    numbers = ", ".join(f"{name} {number(value)}" for name, value in row["margins"].items())
-    influence = f"influence {number(row['influence'])}" if "influence" in row else ""
-    facts = [el("br"), el("span", ", ".join(filter(None, [row["reason"], numbers, influence])), class_="faint")]
-    texts = [
-        el("td", el("p", _short(row[name]), class_="text", dir="auto")) for name in ("prompt", "chosen", "rejected")
+    facts = [("rank", number(row.get("rank"))), ("score", number(row.get("fused_score"))), ("outcome", row["reason"])]
+    facts += [(name, number(value)) for name, value in row["margins"].items()]
+    facts += [("influence", number(row["influence"]))] if "influence" in row else []
+    facts += [("pair", el("code", row["id"]))]
+    cards = [
+        el("div", el("h4", side), el("p", _short(row[side]), class_="text", dir="auto"), class_=f"card {side}")
+        for side in ("chosen", "rejected")
     ]
-    return el(
-        "tr",
-        el("th", f"#{row['rank']} " if "rank" in row else "", row["id"], *facts, scope="row"),
-        cell(number(row.get("fused_score"))),
-        *texts,
-    )
+    asked = el("p", _short(row["prompt"]), class_="text", dir="auto")
+    if row["prompt"] is None and row["chosen"] is None:
+        return terms(facts)
+    return join([terms(facts), asked, el("div", *cards, class_="texts")])
 
 
 def _short(text: str | None) -> str:

@@ -157,7 +157,7 @@ def _banded(
         why.give(out_I, f"outside_band_{name}")
     ranked_I &= got.keep_I
     facts = {"bands": told, "widened": got.widened}
-    return (-got.off_I if scored.score_I is None else scored.score_I), facts
+    return (0.0 - got.off_I if scored.score_I is None else scored.score_I), facts
 
 
 def _ends(value_I: Floats, in_I: Bools) -> dict[str, float | None]:
