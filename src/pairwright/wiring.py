@@ -81,6 +81,20 @@ def _openvino_weights(settings: Sampling) -> str:
     return fingerprint(settings.model or EMBEDDED)
 
 
+def _transformers(settings: Sampling) -> Sampler:
+    from pairwright.backends.generate import TransformersSampler, local_model
+    from pairwright.backends.openvino import EMBEDDED
+
+    return TransformersSampler(local_model(settings.model or EMBEDDED))
+
+
+def _transformers_weights(settings: Sampling) -> str:
+    from pairwright.backends.generate import fingerprint, local_model
+    from pairwright.backends.openvino import EMBEDDED
+
+    return fingerprint(local_model(settings.model or EMBEDDED))
+
+
 def _endpoint(settings: Sampling) -> Endpoint:
     if settings.endpoint is None or settings.model is None:
         raise ConfigError("[sample] the backend openai needs model: NAME and endpoint: {base_urls: ...}")
@@ -94,10 +108,14 @@ def _openai(settings: Sampling) -> Sampler:
 
 
 PLAIN = Asked()
-SAMPLERS: dict[str, Callable[[Sampling], Sampler]] = {"fake": _fake, "openvino": _openvino, "openai": _openai}
+SAMPLER_CODE = {"transformers": "pairwright.backends.generate"}  # where the module is not called as the backend is
+SAMPLERS: dict[str, Callable[[Sampling], Sampler]] = {
+    "fake": _fake, "openvino": _openvino, "transformers": _transformers, "openai": _openai,
+}  # fmt: skip
 WEIGHTS: dict[str, Callable[[Sampling], str]] = {
     "fake": lambda _: "fake",
     "openvino": _openvino_weights,
+    "transformers": _transformers_weights,
     "openai": lambda settings: _endpoint(settings).fingerprint,
 }
 
@@ -220,7 +238,7 @@ def _sampled_steps(recipe: Recipe, stages: Folders, watch: Watch) -> list[Step]:
         opening = partial(SAMPLERS[settings.backend], settings)
         return sample_shards(settings, todo, (stages.prompts, stages.sample), opening, watch)
 
-    code = ("pairwright.sample", f"pairwright.backends.{settings.backend}")
+    code = ("pairwright.sample", SAMPLER_CODE.get(settings.backend, f"pairwright.backends.{settings.backend}"))
     return [
         Step(
             "prompts", (PROMPTS,), shards, split_prompts,

@@ -25,9 +25,19 @@ def openvino() -> Sampler:
         pytest.skip(str(missing))
 
 
-@pytest.fixture(params=["fake", pytest.param("openvino", marks=pytest.mark.model)])
+@pytest.fixture(scope="module")
+def transformers(tmp_path_factory: pytest.TempPathFactory) -> Sampler:
+    pytest.importorskip("torch")
+    from tiny_causal import tiny_causal
+
+    from pairwright.backends.generate import LocalModel, TransformersSampler
+
+    return TransformersSampler(LocalModel(str(tiny_causal(tmp_path_factory.mktemp("every") / "model"))))
+
+
+@pytest.fixture(params=["fake", "transformers", pytest.param("openvino", marks=pytest.mark.model)])
 def sampler(request: pytest.FixtureRequest) -> Sampler:
-    return FakeSampler() if request.param == "fake" else request.getfixturevalue("openvino")
+    return FakeSampler() if request.param == "fake" else request.getfixturevalue(request.param)
 
 
 class TestEveryBackend:

@@ -1,4 +1,4 @@
-"""Commands about policies: train."""
+"""Commands about policies: train, compare."""
 
 import json
 from pathlib import Path
@@ -68,3 +68,56 @@ def print_training(facts: dict[str, Any], folder: Path) -> None:
     for each in facts["alarms"]:
         say(f"alarm: {each['told']}")
     say(f"\nmodel   {folder / 'model'}\nreport  {folder / 'report.html'}")
+
+
+@app.command()
+def compare(
+    recipes: Annotated[list[Path], typer.Argument(help="Recipes with a section train, and pairs: or what makes them.")],
+    out: Out,
+    controls: Annotated[bool, typer.Option("--controls/--no-controls", help="Random subsets, plain DPO.")] = True,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="A key of evaluate: --set n=8 --set seeds=[0,1,2].")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Recipes against each other and their controls: same budget, held-out prompts, reward beside KL."""
+    from pairwright.comparing.arms import read_files
+    from pairwright.comparing.run import Comparison
+    from pairwright.comparing.run import compare as run
+    from pairwright.manifest import versions
+
+    read, evaluation = read_files(recipes, changes_of(change))
+    with progress(as_json) as watch:
+        facts = run(Comparison(read, evaluation, out, controls, versions()), watch)
+    if as_json:
+        say(json.dumps({"run": str(out), **facts}))
+        return
+    print_comparison(facts, out)
+
+
+def print_comparison(facts: dict[str, Any], folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pairwright.report.compare import told
+
+    console = Console(soft_wrap=True)
+    arms = Table(
+        "arm", f"reward ({facts['rater']})", "KL, nats", "tokens", "pairs", "what it is", box=None, pad_edge=False
+    )
+    for arm in facts["arms"]:
+        numbers = [told(arm[key]) for key in ("reward", "kl", "tokens")]
+        arms.add_row(arm["name"], *numbers, str(arm.get("pairs", "")), arm["note"] or f"loss {arm.get('loss')}")
+    console.print(arms)
+    both = Table("difference", "reward", "equal length", "equal KL", "wins", box=None, pad_edge=False)
+    for each in facts["differences"]:
+        matched = told(each["at_equal_kl"], signed=True) if each["at_equal_kl"] else ""
+        first = [told(each[key], signed=True) for key in ("reward", "at_equal_length")]
+        both.add_row(f"{each['a']} - {each['b']}", *first, matched, told(each["wins"], share=True))
+    console.print()
+    console.print(both)
+    prompts, draws, seeds = facts["prompts"], facts["draws"], len(facts["seeds"])
+    say(f"\n{prompts} held-out prompts x {draws} draws, {seeds} training seeds, {facts['steps']} steps each")
+    for line in facts["notes"]:
+        say(line)
+    say(f"\nanswers {folder / 'answers.parquet'}\nreport  {folder / 'report.html'}")

@@ -24,6 +24,7 @@ from pairwright.io.pair_files import pairs_file, read_pairs
 from pairwright.pipeline import SILENT, Watch
 from pairwright.report.train import page_of
 from pairwright.select.run import select
+from pairwright.selecting import numbers_of
 from pairwright.store import digest, file_hash, read_json, write_json, write_parquet, write_text
 from pairwright.tables import DROPPED, canonical_json, drops, frame
 from pairwright.train.runner import Trained, run_trainer
@@ -55,7 +56,10 @@ def train(job: Job, plan: TrainPlan, watch: Watch = SILENT) -> dict[str, Any] | 
     folder = job.source if job.source.is_dir() else job.source.parent
     whole = pairs.height + sum(unread.values())
     ledger: list[dict[str, Any]] = [{"stage": "read", "rows_in": whole, "kept": pairs.height, "dropped": unread}]
-    chosen, chosen_dropped = _selected(pairs, plan, ledger)
+    chosen, chosen_dropped = selected(pairs, plan)
+    if plan.select is not None:
+        lost = drop_counts(chosen_dropped)
+        ledger.append({"stage": "select", "rows_in": pairs.height, "kept": chosen.height, "dropped": lost})
     rows = prepare(with_soft_labels(chosen, folder), plan, tokenizer)
     _count(ledger, rows, plan)
     logps = pl.read_parquet(folder / "logps.parquet") if (folder / "logps.parquet").is_file() else None
@@ -84,18 +88,16 @@ def _same_plan(job: Job, plan: TrainPlan) -> None:
     write_json(path, {"plan": told})
 
 
-def _selected(pairs: pl.DataFrame, plan: TrainPlan, ledger: list[dict[str, Any]]) -> tuple[pl.DataFrame, pl.DataFrame]:
+def selected(pairs: pl.DataFrame, plan: TrainPlan) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The pairs that the plan's selection keeps, in their order, and a `dropped` table of the others."""
     if plan.select is None:
         return pairs, frame(DROPPED, [])
-    made = select(pairs, plan.select)
+    made = select(numbers_of(pairs), plan.select)
     kept = pairs.filter(made.table["kept"])
     if not kept.height:
         raise DataError(
             f"the selection keeps no pair: {', '.join(f'{k} {n}' for k, n in drop_counts(made.dropped).items())}"
         )
-    ledger.append(
-        {"stage": "select", "rows_in": pairs.height, "kept": kept.height, "dropped": drop_counts(made.dropped)}
-    )
     return kept, made.dropped
 
 
