@@ -23,6 +23,7 @@ bench: setup-dev  ## speeds, side by side with the nearest peers, printed
 	$(BIN)/python bench/speed/pairing.py
 	$(BIN)/python bench/speed/scoring.py
 	$(BIN)/python bench/speed/cleaning.py --small
+	$(BIN)/python bench/speed/selection.py select --pairs 1000000
 
 claims: setup-dev  ## does each claim hold? so far: cleaning
 	$(BIN)/python bench/claims/cleaning.py --small

@@ -336,13 +336,19 @@ def test_results_never_fall_on_inputs(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(
-    tmp_path: Path, pairwright: Callable, words: list[str], said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], said: str
 ) -> None:
+    from pairwright.cli import main
+
     trl_file(tmp_path / "in.parquet", 20)
-    done = pairwright("select", tmp_path / "in.parquet", "--out", tmp_path / "out", *words)
-    assert done.returncode == 2, done.stdout
-    assert said in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    called = ["pairwright", "select", str(tmp_path / "in.parquet"), "--out", str(tmp_path / "out"), *words]
+    monkeypatch.setattr("sys.argv", called)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert len(told.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -54,7 +54,8 @@ def fuse(pool: Pool, settings: Selection, usable_I: Bools) -> Fused:
     for name, margin_I in raw.items():
         told, score_I = _score(name, margin_I, able_I, how)
         facts[name] = {"column": column_of(pool, name), **told}
-        warnings += _scale_warnings(name, told, how, settings.combine)
+        if len(names) > 1:  # alone, a source ranks the same at every scale
+            warnings += _scale_warnings(name, told, how, settings.combine)
         scores[name] = score_I
         tie_I += margin_I
     list_SI = list(scores.values())
