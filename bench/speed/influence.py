@@ -7,8 +7,8 @@ script     what is usually written: prompt + response of both sides padded to on
 packed     the same with our computation: prompt once, output head on response tokens alone; one pair at a time
 ours       every response at theta and at theta + step u: the slope of the gap (forward difference)
 central    ours at theta + step u, theta - step u and theta
-dattri     dattri's TracIn without projection (vmap of per-pair gradients), tiny model alone, where it is installed:
-           pip install --no-deps dattri
+dattri     dattri's TracIn without projection (vmap of per-pair gradients, those of the validation pairs once more for every
+           batch), tiny model alone, where it is installed: pip install --no-deps dattri
 
 The margin of every pair at theta comes out of all of them; the reference's log-probabilities are given. The validation
 gradient and the step are made before the clock starts and printed apart. Two data sets: one pair per prompt, and all 6
@@ -167,6 +167,7 @@ def dattri_tracin(held: Any, made: Any, data: tuple[list[Any], ...], model: str)
 
     adapted, valid = held.held.adapted, pairs(model, 8, 2, seed=1)
     ref_V = held.gaps(held.lay(*valid), reference=True)
+    kept = held.held.model.config._attn_implementation
     held.held.model.set_attn_implementation("eager")
     names = {f"base_model.model.{name}": p for name, p in zip(held.names, held.params, strict=True)}
 
@@ -194,6 +195,7 @@ def dattri_tracin(held: Any, made: Any, data: tuple[list[Any], ...], model: str)
     attributor = TracInAttributor(task, weight_list=torch.ones(1), normalized_grad=False, layer_name=list(names))
     attributor.projector_kwargs = None  # 0.3.0 takes its default projection also where None is given
     scores = attributor.attribute(loader(data, made["ref"]), loader(valid, ref_V))
+    held.held.model.set_attn_implementation(kept)
     return [float(each) for each in scores.mean(1)]
 
 
