@@ -10,7 +10,7 @@ from pairwright.core import bands, flips, overlap, ranking
 from pairwright.errors import ConfigError, NotIdentifiable
 
 columns = st.lists(st.integers(-6, 6) | st.just(float("nan")), min_size=1, max_size=60)
-edges = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted).filter(lambda e: e[0] < e[1]).map(tuple)
+edges = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted).filter(lambda e: e[1] - e[0] > 1e-6).map(tuple)
 
 
 @given(columns, edges, st.floats(0, 0.3))
@@ -48,6 +48,14 @@ def test_a_floor_is_reached_and_the_bands_that_reached_it_are_told(
     assert got.keep_I.sum() >= min(int(np.ceil(floor * len(v))), able)
     if got.widened:
         assert (got.keep_I >= bands.inside([v, w], got.bands).keep_I).all()
+
+
+def test_both_ends_of_a_widened_band_are_on_one_side() -> None:
+    v = np.array([1.0, -1.0, -1.0, 0.0, 1.0])  # ranks 0.2 and 0.8: 0.05 beyond the band on either side
+    got = bands.inside([v], [(0.25, 0.75)], floor=0.5)
+    assert got.keep_I.all()
+    assert got.bands == [pytest.approx((0.2, 0.8))]
+    assert bands.inside([v], [(0.2, 0.8)]).keep_I.all()
 
 
 def test_the_middle_eight_of_ten() -> None:

@@ -97,6 +97,13 @@ def test_bounds_equal_the_published_loop(seed: int, n: int, spread: float, mean:
     assert (m > found).sum() < max(30, m.max() - found) or found == m.max()
 
 
+def test_a_bound_far_below_the_largest_margin_may_leave_many_above_it() -> None:
+    m = np.linspace(0, 1000, 200)
+    assert margins.upper_bound(m, divisor=1.5) == literal_search(m, 1.5) == 666  # 67 above, fewer than 1000 - 666
+    step = np.concatenate([np.linspace(0, 90, 300), [100.0]])
+    assert margins.upper_bound(step, divisor=1.5) == literal_search(step, 1.5) > 66
+
+
 def test_bounds_of_whole_numbers_and_of_huge_ones() -> None:
     m = np.repeat(np.arange(-10.0, 30.0), 40)
     assert margins.upper_bound(m, divisor=1.5) == literal_search(m, 1.5)

@@ -129,6 +129,14 @@ def test_the_score_of_a_margin_of_zero_is_told() -> None:
     assert not [name for name in done.table.columns if "prob" in name]
 
 
+def test_the_search_starts_lower_for_an_implicit_source() -> None:
+    pairs = pairs_of(margin=[1.0] * 19 + [30.0], margin_implicit=[1.0] * 19 + [30.0])  # too few to move on
+    told = run(pairs, keep=0.5).facts["sources"]
+    assert (told["external"]["high"], told["implicit"]["high"]) == (20, 15)
+    told = run(pairs, keep=0.5, scoring={"divisors": {"implicit": 3.0}}).facts["sources"]
+    assert told["implicit"]["high"] == 10
+
+
 def test_seed_pairs_are_not_ranked_unless_the_recipe_says_so() -> None:
     pairs = world(500)
     seed = np.arange(500) < 50
