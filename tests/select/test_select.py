@@ -339,6 +339,15 @@ def test_a_source_that_grows_with_length_is_seen() -> None:
     assert done.facts["control"]["mean"]["length"]["chosen_longer"] == pytest.approx(0.5, abs=0.1)
 
 
+def test_junk_minima_that_pile_up_are_warned_of() -> None:
+    pairs = world(1000).with_columns(hit_extreme=pl.col("margin") > 8)
+    done = run(pairs, keep=0.1)
+    assert done.facts["sets"]["kept"]["rejected_is_lowest"] > done.facts["sets"]["pool"]["rejected_is_lowest"] + 0.1
+    assert any("junk at the bottom" in line for line in done.facts["warnings"])
+    even = run(world(1000).with_columns(hit_extreme=pl.int_range(pl.len()) % 2 == 0), keep=0.1)
+    assert not any("junk" in line for line in even.facts["warnings"])
+
+
 def test_all_rules_in_one_table() -> None:
     told = compare(pool(400), Selection(margins=BOTH, keep=0.2))
     names = told["names"]

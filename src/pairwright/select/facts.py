@@ -75,6 +75,12 @@ def describe(view: View, chosen: Chosen, controls: list[Bools], settings: Select
     facts |= _seen(view, chosen)
     if "near_conflict" in chosen.scored.numbers:
         facts["near_conflicts_kept"] = int(chosen.scored.numbers["near_conflict"][chosen.keep_I].sum())
+    lowest = [facts["sets"][name].get("rejected_is_lowest") for name in ("pool", "kept")]
+    if None not in lowest and settings.rule == "margins" and lowest[1] > lowest[0] + 0.1:
+        warnings.append(
+            f"the rejected side is its prompt's lowest in {lowest[1]:.0%} of the kept pairs and {lowest[0]:.0%} of all: large "
+            "margins across prompts collect the junk at the bottom of each; pair with another rejected rule, or look at them"
+        )
     if settings.keep is not None and facts["kept"] < facts["asked"]:
         warnings.append(f"{facts['kept']} pairs were kept where {facts['asked']} were asked for: the reasons say why")
     facts["warnings"] = warnings
