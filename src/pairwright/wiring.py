@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from pairwright import after
 from pairwright.backends.endpoint import Endpoint
 from pairwright.clean.repair import soft_pairs
 from pairwright.clean.run import clean
@@ -148,6 +149,7 @@ class Folders(NamedTuple):
     score: dict[str, Stage]
     clean: Stage
     pair: Stage
+    select: Stage
 
     @property
     def columns(self) -> list[str]:
@@ -175,7 +177,7 @@ def folders(recipe: Recipe, folder: Path) -> Folders:
 
     score = {entry.name: stage(f"score-{entry.name}", *_tables_of(entry)) for entry in recipe.score}
     clean, pair = stage("clean", SCORES, PROPOSALS), stage("pair", PAIRS, PROMPT_STATS)
-    return Folders(stage("prompts", PROMPTS), stage("sample", RESPONSES), score, clean, pair)
+    return Folders(stage("prompts", PROMPTS), stage("sample", RESPONSES), score, clean, pair, stage("select", PAIRS))
 
 
 def _tables_of(entry: Entry) -> tuple[Table, ...]:
@@ -215,7 +217,10 @@ def steps(recipe: Recipe, folder: Path, watch: Watch = SILENT) -> list[Step]:
     raters = [_score_step(recipe, folder, entry, stages, watch) for entry in recipe.score]
     start = _given_steps(recipe, stages) if recipe.candidates else _sampled_steps(recipe, stages, watch)
     cleaning = [_clean_step(recipe, folder, stages)] if recipe.clean else []
-    pairing = [_pair_step(recipe, folder, stages), _export_step(recipe, folder, stages)] if recipe.pair else []
+    pairing = [_pair_step(recipe, folder, stages)] if recipe.pair else []
+    pairing += after.select_steps(recipe, folder, stages) if recipe.select else []
+    pairing += [_export_step(recipe, folder, stages)] if recipe.pair else []
+    pairing += [after.train_step(recipe, folder, watch)] if recipe.train else []
     return [*start, *raters, _side_by_side(recipe, folder, stages), *cleaning, *pairing]
 
 
@@ -359,6 +364,7 @@ EXPORT_CODE = (
     "pairwright.report.html",
     "pairwright.report.raters",
     "pairwright.report.clean",
+    "pairwright.report.select",
 )
 
 
@@ -488,11 +494,16 @@ def _pair_step(recipe: Recipe, folder: Path, stages: Folders) -> Step:
 def _export_step(recipe: Recipe, folder: Path, stages: Folders) -> Step:
     names = ["pairs.parquet", "candidates.parquet", "dropped.parquet", "ledger.json", "report.html", "README.md"]
     names += ["pairs.jsonl"] * recipe.export.jsonl + ["pairs_soft.parquet"] * bool(recipe.clean)
+    selected = ["select"] * bool(recipe.select)
 
     def export(todo: list[int]) -> Iterator[tuple[int, Frames]]:
         scored = read_json(folder / "scores.json")
         if recipe.clean:
             scored["clean"] = read_json(folder / "clean_page.json")
+        if recipe.select:
+            scored["select"] = read_json(folder / "select.json")
+        else:
+            after.forget_selection(folder)
         told = manifest(recipe, weights=weights_of(recipe), raters=scored["about"])  # type: ignore[arg-type]
         assert recipe.pair is not None
         assert recipe.reward is not None
@@ -500,11 +511,12 @@ def _export_step(recipe: Recipe, folder: Path, stages: Folders) -> Step:
         if recipe.clean:
             strengths = stages.clean.read("scores").filter(pl.col("rater").str.ends_with(".bt"))
             soft = pl.read_parquet(folder / "soft.parquet")
-            write_parquet(folder / "pairs_soft.parquet", soft_pairs(stages.pair.read("pairs"), soft, strengths))
+            paired = (stages.select if recipe.select else stages.pair).read("pairs")
+            write_parquet(folder / "pairs_soft.parquet", soft_pairs(paired, soft, strengths))
         for each in todo:
             yield each, {}
 
-    reads = ("prompts", "sample", *_score_names(recipe), "scores", "pair")
+    reads = ("prompts", "sample", *_score_names(recipe), "scores", "pair", *selected)
     return Step(
         "export", (), 1, export, asdict(recipe.export), EXPORT_CODE, reads, tuple(folder / name for name in names)
     )

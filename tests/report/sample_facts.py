@@ -76,6 +76,7 @@ def build(payload: str | None = None) -> Facts:
             _rater("rules.words", [0.0] * 23 + [1.0] * 57, {}, bins=4),
         ],
         "clean": None,
+        "select": None,
         "agreement": {
             "raters": [_side("rules", at_high=0.31), _side("judge", ties=0.42)],
             "agreement": [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pairwright.cli.app import say
-from pairwright.cli.tables import print_ledger, print_scores
+from pairwright.cli.tables import print_ledger, print_scores, print_training
 
 if TYPE_CHECKING:
     from pairwright.pipeline import Outcome, Watch
@@ -36,7 +36,10 @@ def run_steps(
 def result_of(folder: Path, outcomes: "list[Outcome]") -> dict[str, Any]:
     from pairwright.store import read_json
 
-    ledger = read_json(folder / "ledger.json") if outcomes[-1].stage == "export" else {}
+    stages = [each.stage for each in outcomes]
+    ledger: dict[str, Any] = read_json(folder / "ledger.json") if "export" in stages else {}
+    if "train" in stages:
+        ledger["train"] = read_json(folder / "train" / "train.json")
     made = [
         {
             "stage": each.stage,
@@ -59,6 +62,9 @@ def end_of_run(result: dict[str, Any], as_json: bool) -> None:
         say(json.dumps(result))
     elif "stages" in result:
         print_ledger(result, Path(result["run"]))
+        if "train" in result:
+            say("\nTrained on these pairs:")
+            print_training(result["train"], Path(result["run"]) / "train")
     else:
         width = max(len(each["stage"]) for each in result["ran"])
         for each in result["ran"]:

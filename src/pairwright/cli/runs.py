@@ -1,13 +1,13 @@
 """Commands that run a recipe: demo, run, sample, score."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from pairwright.cli.app import VARIANT, DryRun, Json, Out, Set, app, changes_of, parsed
+from pairwright.cli.app import VARIANT, DryRun, Json, Out, Set, app, changes_of, parsed, say
 from pairwright.cli.running import end_of_run, end_of_scores, run_steps, show_plan
-from pairwright.cli.tables import show_pairs
+from pairwright.cli.tables import print_comparison, show_pairs
 from pairwright.errors import ConfigError
 
 
@@ -17,9 +17,13 @@ def demo(
     prompts: Annotated[int | None, typer.Option("--prompts", help="Only the first so many prompts.")] = None,
     out: Out = Path("runs/demo"),
     backend: Annotated[str, typer.Option("--backend", help="openvino (the real small model) or fake.")] = "openvino",
+    train: Annotated[
+        bool | None,
+        typer.Option("--train/--no-train", help="A short training run at the end; where TRL is installed by default."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """A whole run on this machine, offline, with a real small model."""
+    """A whole run on this machine, offline, with a real small model; with TRL installed also a short training run."""
     from pairwright.demo import recipe_file
     from pairwright.recipe import Asked
     from pairwright.wiring import read_recipe
@@ -31,7 +35,32 @@ def demo(
     result = run_steps(read_recipe(path, Asked(changes)), out, until=None, as_json=as_json)
     if not as_json:
         show_pairs(out)
+    if train or (train is None and backend == "openvino" and _can_train()):
+        result["trained"] = _train_demo(out, as_json)
     end_of_run(result, as_json)
+
+
+def _can_train() -> bool:
+    from pairwright.comparing.before_after import trainable_here
+
+    return trainable_here()
+
+
+def _train_demo(folder: Path, as_json: bool) -> dict[str, Any]:
+    """SmolLM2 with a LoRA on the pairs of the demo, before and after on prompts that were held out."""
+    from pairwright.backends.openvino import EMBEDDED
+    from pairwright.cli.running import progress
+    from pairwright.comparing.before_after import train_and_look
+
+    if not as_json:
+        say("\nA short training run on these pairs, then answers to prompts that were held out; a few minutes.")
+    with progress(as_json) as watch:
+        raters = ["rules", "length", "repetition"]
+        facts = train_and_look(folder, model=EMBEDDED, raters=raters, steps=8, n=4, watch=watch)
+    if not as_json:
+        print_comparison(facts, folder / "trained")
+        say("Eight steps on a few pairs: what it shows is that the parts work together, not that pairs help.\n")
+    return facts
 
 
 @app.command()

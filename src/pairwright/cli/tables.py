@@ -1,4 +1,4 @@
-"""What a command prints: ledger, scores, grid, a few pairs."""
+"""What a command prints: ledger, scores, grid, a few pairs, a training run, a comparison."""
 
 import json
 from pathlib import Path
@@ -88,3 +88,57 @@ def show_pairs(folder: Path, count: int = 3) -> None:
             text = row[side][0]["content"]
             console.print(Text(text if len(text) <= 600 else text[:600] + " ..."))
     console.rule(style="dim")
+
+
+def print_training(facts: dict[str, Any], folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("step", "in", "kept", "dropped", box=None, pad_edge=False)
+    for each in facts["ledger"]:
+        lost = ", ".join(f"{reason} {n}" for reason, n in each["dropped"].items())
+        table.add_row(each["stage"], str(each["rows_in"]), str(each["kept"]), lost)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    trained, whole = facts["parameters"]
+    final = facts["final"]
+    say(f"\n{facts['steps']} steps of {facts['pairs_per_step']} pairs, {trained:,} of {whole:,} parameters")
+    say(f"reference: {facts['reference']}")
+    for name, each in facts["lr_spent"].items():
+        say(
+            f"{name}: {each['pairs']} pairs, {each['data_share']:.1%} of the data, {each['lr_share']:.1%} of the learning rate"
+        )
+    told = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy", "eval_loss": "held-out loss",
+            "eval_rewards/accuracies": "held-out accuracy"}  # fmt: skip
+    say("last " + ", ".join(f"{name} {final[key]:.3g}" for key, name in told.items() if key in final))
+    for each in facts["alarms"]:
+        say(f"alarm: {each['told']}")
+    say(f"\nmodel   {folder / 'model'}\nreport  {folder / 'report.html'}")
+
+
+def print_comparison(facts: dict[str, Any], folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pairwright.report.compare import told
+
+    console = Console(soft_wrap=True)
+    arms = Table(
+        "arm", f"reward ({facts['rater']})", "KL, nats", "tokens", "pairs", "what it is", box=None, pad_edge=False
+    )
+    for arm in facts["arms"]:
+        numbers = [told(arm[key]) for key in ("reward", "kl", "tokens")]
+        arms.add_row(arm["name"], *numbers, str(arm.get("pairs", "")), arm["note"] or f"loss {arm.get('loss')}")
+    console.print(arms)
+    both = Table("difference", "reward", "equal length", "equal KL", "wins", box=None, pad_edge=False)
+    for each in facts["differences"]:
+        matched = told(each["at_equal_kl"], signed=True) if each["at_equal_kl"] else ""
+        first = [told(each[key], signed=True) for key in ("reward", "at_equal_length")]
+        both.add_row(f"{each['a']} - {each['b']}", *first, matched, told(each["wins"], share=True))
+    console.print()
+    console.print(both)
+    prompts, draws, seeds = facts["prompts"], facts["draws"], len(facts["seeds"])
+    say(f"\n{prompts} held-out prompts x {draws} draws, {seeds} training seeds, {facts['steps']} steps each")
+    for line in facts["notes"]:
+        say(line)
+    say(f"\nanswers {folder / 'answers.parquet'}\nreport  {folder / 'report.html'}")

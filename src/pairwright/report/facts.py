@@ -4,7 +4,7 @@ None means that a number does not exist (nothing scored, a spread of 0); nan and
 edge more than counts, or neither where there is nothing to count.
 """
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from pairwright.report.clean import CleanFacts
 
@@ -153,6 +153,7 @@ class Facts(TypedDict):
     raters: list[Rater]
     agreement: Agreement | None  # None where one rater stands alone, or nothing was compared
     clean: CleanFacts | None  # None where nothing was cleaned
+    select: dict[str, Any] | None  # of the select stage, with the pairs that are shown; None where none were selected
     rules: Rules
     pairs: Pairs
     prompts_total: int

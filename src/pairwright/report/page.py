@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from string import Template
+from typing import Any
 
 from pairwright.errors import DataError
 from pairwright.report.clean import CleanFacts, section
@@ -27,6 +28,7 @@ from pairwright.report.html import table as _table
 from pairwright.report.html import template as _template
 from pairwright.report.html import terms as _terms
 from pairwright.report.raters import agreement
+from pairwright.report.select import section as selected
 
 MAX_Z = 3.5  # half the width of the z axis
 
@@ -50,6 +52,8 @@ def page(facts: Facts) -> str:
         raters=_join([_raters(facts["raters"]), agreement(facts["agreement"])]),
         clean=_clean(facts["clean"]),
         clean_link=el("a", "Clean", href="#clean") if facts["clean"] else "",
+        select=_select(facts["select"]),
+        select_link=el("a", "Selection", href="#select") if facts["select"] else "",
         rules=_rules(facts["rules"]),
         pairs=_pairs(facts["pairs"]),
         prompts=_prompts(facts),
@@ -62,6 +66,13 @@ def _clean(told: CleanFacts | None) -> Html:
         return Html("")
     title = el("h2", "What can be known, and what does not fit", id="clean-h")
     return el("section", title, section(told), id="clean", aria_labelledby="clean-h")
+
+
+def _select(told: Mapping[str, Any] | None) -> Html:
+    if told is None:
+        return Html("")
+    title = el("h2", "Which pairs stay", id="select-h")
+    return el("section", title, selected(told, told["ends"]), id="select", aria_labelledby="select-h")
 
 
 def _embedded(facts: Facts) -> Html:
