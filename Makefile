@@ -25,8 +25,8 @@ bench: setup-dev  ## speeds, side by side with the nearest peers, printed
 	$(BIN)/python bench/speed/cleaning.py --small
 	$(BIN)/python bench/speed/selection.py select --pairs 1000000
 
-claims: setup-dev  ## does each claim hold? so far: cleaning
-	$(BIN)/python bench/claims/cleaning.py --small
+claims: setup-dev  ## which claims hold, when, by how much: docs/evidence.md out of runs/claims (half an hour from nothing)
+	$(BIN)/python bench/claims/run.py
 
 setup: .venv/.local  ## .venv with the core and the embedded model, no torch
 setup-dev: .venv/.dev  ## the same with torch, TRL and the test tools
