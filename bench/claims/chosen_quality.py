@@ -47,7 +47,9 @@ class Tiers:
 
     def fit(self, data: learn.Data, *, kind: str, loss: str, steps: list[int]) -> learn.Trace:
         policy = learn.ListPolicy(self.start, self.phi if kind == "line" else None, table=kind == "table")
-        plan = learn.Plan(_whole(data, max(steps)), RATES[kind] * (0.05 if loss == "sft" else 1.0), data.prompt.shape[1])
+        plan = learn.Plan(
+            _whole(data, max(steps)), RATES[kind] * (0.05 if loss == "sft" else 1.0), data.prompt.shape[1]
+        )
         fit = learn.preference("sft") if loss == "sft" else learn.preference("dpo", beta=BETA)
         trace = learn.Trace(lambda: self.measures(policy, data), steps)
         learn.train(policy, data, plan, fit, look=trace)

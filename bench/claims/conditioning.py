@@ -1,7 +1,7 @@
-"""A goal score in the prompt, every pair twice: what it does beyond distance from the start. World: answers, tables by `train.conditioning`.
+"""A goal score in the prompt, every pair twice: what it does beyond distance from the start. Tables by `train.conditioning`.
 
-Quality q in 1 .. 10 by half points; the judge adds noise of 0.5. A policy's logit is phi' A psi(g), psi = (1, s, s^2), s = (g - 5.5) /
-4.5, and (1, 0, 0) without a goal. Run `shared`: many pairs for each of few prompts, features alone. Run `memory`: one pair a
+World: answers. Quality q in 1 .. 10 by half points; the judge adds noise of 0.5. A policy's logit is phi' A psi(g), psi =
+(1, s, s^2), s = (g - 5.5) / 4.5, and (1, 0, 0) without a goal. Run `shared`: many pairs for each of few prompts, features alone. Run `memory`: one pair a
 prompt and a logit of its own for every answer, which does not see the goal; results on held-out prompts.
 """
 
@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import learn
 import numpy as np
 import polars as pl
+import tiny_lm
 import torch
 import world
 from book import Book
 from evidence import named
 
 from pairwright.tables import MESSAGES
-from pairwright.train.conditioning import Relabelling, relabel
+from pairwright.train.conditioning import Relabelling, Tag, relabel
 
 BETA, RATE, BATCH, D = 0.1, 0.02, 50, 8
 GOALS = (10.0, 8.0, 5.0, 2.0)
@@ -77,9 +78,7 @@ def table(at: Judged, s: int) -> pl.DataFrame:
     )
 
 
-
-
-def relabelled(at: Judged, rule: Relabelling | None) -> learn.Data:
+def relabelled(at: Judged, rule: Relabelling | None, tag: Tag | None = None) -> learn.Data:
     """The pairs of every seed; prompt and goal in one number (prompt * 21 + twice the goal). None: plain, ties left out."""
     out = []
     for s in range(len(at.prompt)):
@@ -87,7 +86,7 @@ def relabelled(at: Judged, rule: Relabelling | None) -> learn.Data:
         if rule is None:
             rows = rows.filter(pl.col("score_chosen") > pl.col("score_rejected")).with_columns(goal=pl.lit(UNTAGGED))
         else:
-            rows = relabel(rows, None, rule).kept.with_columns(pl.col("goal").list.first())
+            rows = relabel(rows, tag, rule).kept.with_columns(pl.col("goal").list.first())
         out.append(rows)
     most = max(map(len, out))
     here = np.arange(most) < np.array([[len(rows)] for rows in out])
@@ -95,8 +94,10 @@ def relabelled(at: Judged, rule: Relabelling | None) -> learn.Data:
     def column(expression: pl.Expr) -> np.ndarray:
         return np.stack([np.pad(r.select(expression).to_series().to_numpy(), (0, most - len(r))) for r in out])
 
-    code = column((pl.col("prompt_id").cast(pl.Int64) * 21 + (2 * pl.col("goal")).cast(pl.Int64)))
-    return learn.data(code, column(pl.col("answer_chosen")), column(pl.col("answer_rejected")), np.ones(here.shape), here=here)
+    code = column(pl.col("prompt_id").cast(pl.Int64) * 21 + (2 * pl.col("goal")).cast(pl.Int64))
+    return learn.data(
+        code, column(pl.col("answer_chosen")), column(pl.col("answer_rejected")), np.ones(here.shape), here=here
+    )
 
 
 class GoalPolicy:
@@ -147,7 +148,9 @@ def lifted(at: Judged, policy: GoalPolicy, goal: float) -> dict[str, np.ndarray]
     }
 
 
-def fit(at: Judged, rule: Relabelling | None, seeds: list[int], epochs: int, *, memory: bool, one_hot: bool = False) -> Any:
+def fit(
+    at: Judged, rule: Relabelling | None, seeds: list[int], epochs: int, *, memory: bool, one_hot: bool = False
+) -> Any:
     data = relabelled(at, rule)
     policy = GoalPolicy(at.phi, memory=memory, one_hot=one_hot)
     plan = learn.Plan(learn.orders(data, world.rngs(seeds, "order"), epochs), RATE, BATCH, adam=(0.9, 0.99))
@@ -185,4 +188,53 @@ def memory(book: Book, at: Mapping[str, Any], seeds: list[int]) -> None:
     run(book, here, seeds, named(run="memory"), at["epochs"], memory=True)
 
 
-PARTS = {"shared": shared, "memory": memory}
+def transformer(book: Book, at: Mapping[str, Any], seeds: list[int]) -> None:
+    """The goal as a token of a small transformer, pairs of two of its own samples; quality: the reward of the text, as 1 to 10."""
+    seeds = seeds[: at["lm_seeds"]]
+    chain = world.chain(seeds, junk=False)
+    start = tiny_lm.taught(chain, seeds, steps=at["lm_steps"], batch=64)
+    begin = tiny_lm.beginning(chain, start, seeds)
+    prompt = np.tile(np.arange(at["lm_pairs"]) % chain.logit_SPVA.shape[1], (len(seeds), 1))
+    text = start.sample(prompt * tiny_lm.GOALS, 2, world.rngs(seeds, "goal draws"))
+    gold = (world.worth(chain, prompt, text) - begin["mean"][:, None, None]) / begin["sd"][:, None, None]
+    noise = world.each(world.rngs(seeds, "goal judge"), "standard_normal", gold.shape[1:])
+    score = np.clip(np.round(5.5 + 1.8 * gold + 0.5 * noise), 1, 10)
+    order = np.argsort(-score, -1, kind="stable")
+    sides = 2 * np.arange(prompt.shape[1])[:, None] + order
+    here = Judged(gold, gold, prompt, sides, np.take_along_axis(score, order, -1), 0)
+    texts = text.reshape(len(seeds), -1, chain.length)
+
+    def trained(rule: Relabelling | None, goal: int, epochs: int) -> tuple[tiny_lm.TinyLM, learn.Trace]:
+        data = _with_texts(relabelled(here, rule, Tag(step=1.0)), texts)
+        model = start.copy()
+        plan = learn.Plan(learn.orders(data, world.rngs(seeds, "lm order"), epochs), 3e-3, 2 * BATCH, adam=(0.9, 0.99))
+        looks = [*range(4, plan.steps, 20), plan.steps] if rule is None else [plan.steps]
+        trace = learn.Trace(lambda: tiny_lm.measured(chain, model, start, seeds, begin, goal=goal), looks)
+        learn.train(model, data, plan, learn.preference("dpo", beta=BETA), look=trace)
+        return model, trace
+
+    cell = named(run="transformer")
+    for name in ("ra", "no_swap"):
+        model, _ = trained(RULES[name], 10, at["lm_epochs"])
+        told = {goal: tiny_lm.measured(chain, model, start, seeds, begin, goal=goal) for goal in (10, 6, 2, 0)}
+        for goal, each in told.items():
+            book.add("", cell, f"{name} g={goal}" if goal else f"{name} untagged", **each)
+        if name == "ra":
+            book.add("", cell, "ra g=10", gain_at_kl=told[10]["gain"])
+            target = told[10]["kl"]
+    _, path = trained(None, 0, at["lm_epochs"])
+    book.add("", cell, "dpo", **path.seen[-1])
+    book.add("", cell, "dpo at the KL of ra", gain_at_kl=path.at_kl(target))
+
+
+def _with_texts(data: learn.Data, texts: np.ndarray) -> learn.Data:
+    """Numbers of answers into their tokens, and the code of prompt and goal into that of the transformer."""
+    seed = np.arange(len(texts))[:, None]
+    chosen, rejected = (
+        torch.as_tensor(texts[seed, side.numpy()].astype(np.int64)) for side in (data.chosen, data.rejected)
+    )
+    code = data.prompt // 21 * tiny_lm.GOALS + data.prompt % 21 // 2
+    return data._replace(prompt=code, chosen=chosen, rejected=rejected)
+
+
+PARTS = {"shared": shared, "memory": memory, "transformer": transformer}

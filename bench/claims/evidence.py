@@ -27,13 +27,15 @@ SCHEMA = {
     "claim": pl.String, "part": pl.String, "cell": pl.String, "arm": pl.String, "seed": pl.Int64, "metric": pl.String,
     "value": pl.Float64,
 }  # fmt: skip
-TOLERANCE = {"gain": 0.05, "gain_at_kl": 0.05}  # in spreads of the start policy
+TOLERANCE = {"gain": 0.05, "gain_at_kl": 0.05, "gain_far": 0.05}  # in spreads of the start policy
 Outcome = Literal["above", "below", "same", "open", "absent"]
 
 
 def named(**factors: object) -> str:
     """The name of a cell: its factors."""
-    return " ".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in factors.items())
+    return " ".join(
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in factors.items()
+    )
 
 
 def factors(cell: str) -> dict[str, str]:
@@ -59,8 +61,7 @@ class Results:
     def __init__(self, table: pl.DataFrame) -> None:
         grouped = table.sort("seed").group_by("cell", "arm", "metric", maintain_order=True).agg("value")
         self.values = {
-            (c, a, m): np.array([np.nan if v is None else v for v in value])
-            for c, a, m, value in grouped.iter_rows()
+            (c, a, m): np.array([np.nan if v is None else v for v in value]) for c, a, m, value in grouped.iter_rows()
         }
 
     def get(self, cell: str, arm: str, metric: str) -> np.ndarray | None:
@@ -238,6 +239,11 @@ def _bare(path: Path) -> str:
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-            body[0] = ast.Pass()
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            del body[0]
     return ast.dump(tree)

@@ -103,12 +103,13 @@ def train(
     *,
     look: Callable[[int, np.ndarray], None] = lambda step, loss_S: None,
     sft_weight: float = 1.0,
+    ref: tuple[Tensor, Tensor] | None = None,
 ) -> None:
     """Minimises the loss; `look(step, mean loss of the step per seed)` after every step, from 1 on.
 
-    The policy as it stands is the reference.
+    The policy as it stands is the reference, unless its log-probabilities are given.
     """
-    ref = reference(policy, pairs)
+    ref = ref or reference(policy, pairs)
     seed = torch.arange(len(plan.rows))[:, None]
     optimiser = torch.optim.Adam(policy.parameters, lr=plan.lr, betas=plan.adam) if plan.adam else None
     for step, rows in enumerate(plan.rows.split(plan.batch, dim=1)):
@@ -162,9 +163,7 @@ class ListPolicy:
         self.parameters: list[Tensor] = []
         self.theta = self.table = None
         if self.phi is not None:
-            self.theta = torch.zeros(
-                (len(self.start), self.phi.shape[-1]), dtype=torch.float64, requires_grad=True
-            )
+            self.theta = torch.zeros((len(self.start), self.phi.shape[-1]), dtype=torch.float64, requires_grad=True)
             self.parameters.append(self.theta)
         if table:
             self.table = torch.zeros_like(self.start, requires_grad=True)

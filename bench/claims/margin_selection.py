@@ -1,4 +1,4 @@
-"""Keeping the pairs with the largest margins: direction, size, and what the kept labels say. World: pairs of features, ranked by `select.rank`.
+"""Keeping the pairs with the largest margins: direction, size, labels. World: pairs of features, ranked by `select.rank`.
 
 A pair is a difference x of unit-normal features; its label is the sign of <x, w> + noise (or of somebody else's taste); t is
 the true margin in the labelled direction. External margin 5 (t + e1), implicit margin 8 (t + e2). A fit is exact logistic

@@ -1,4 +1,4 @@
-"""docs/evidence.md out of the results: verdicts, sizes, surprises and what they say about our defaults. Every number comes from the rows."""
+"""docs/evidence.md out of the results: verdicts, sizes, surprises, our defaults. Every number comes from the rows."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +13,9 @@ from evidence import Claim, Results, Row, Told
 
 MARK = {"yes": "✓", "no": "✗", "open": "?"}
 UNITS = {
-    "gain": "spreads", "gain_at_kl": "spreads at equal KL", "best": "spreads", "held_out": "spreads", "kl": "nats",
-    "error": "nats", "loss": "nats", "good_rejected": "nats", "poor_chosen": "nats", "uncovered": "nats", "right": "of the labels",
-    "dist": "of the pairs", "auc": "AUC",
+    "gain": "spreads", "gain_far": "spreads at equal KL", "gain_at_kl": "spreads at equal KL", "best": "spreads",
+    "held_out": "spreads", "kl": "nats", "error": "nats", "loss": "nats", "good_rejected": "nats", "poor_chosen": "nats",
+    "uncovered": "nats", "right": "of the labels", "dist": "of the pairs", "auc": "AUC",
 }  # fmt: skip
 WORDS = {
     "above": "above",
@@ -28,18 +28,23 @@ WORDS = {
 HEAD = """# Evidence: which claims hold
 
 Made by `make claims`; nothing on this page is written by hand: the sentences are templates and the numbers come from the
-results. Setting: {setting}, seed {seed}. `bench/claims/NAME.yaml` has the arms, the tests and what we expected of each before
-the first run; `bench/claims/NAME.py` runs them with the stages of the product on small worlds that are known exactly.
+results. Setting: {setting}, seed {seed}. `bench/claims/NAME.yaml` has the arms, the tests and the outcome that we expected of
+a test before its first run; `bench/claims/NAME.py` runs them, with the stages of the product, on small worlds that are known
+exactly.
 
-**How to read it.** A gain is the rise in true expected reward over the start policy, in spreads (standard deviations of the reward
-under the start policy). A size is the mean of paired differences over seeds with its 95 % interval (Student's t). The outcome follows by rule: *no
-difference* where the whole interval lies within the tolerance of the test (0.05 spreads unless the test says otherwise), else *above* or *below*
-where the interval excludes 0, else *open*: more seeds would be needed. ✓ the claim stands in this condition, ✗ it does not (the
-opposite, or no difference), ? open. {tests} tests are on this page: were there no effect anywhere, chance alone would still put
-about {chance:.0f} of them outside 0. These are small worlds. They show when a claim can hold and when it cannot; how large the effect is for a large model they do not.
+**How to read it.** A gain is the rise in true expected reward over the start policy, in spreads (standard deviations of the
+reward under the start policy). A size is the mean of paired differences over seeds with its 95 % interval (Student's t). The
+outcome follows by rule: *no difference* where the whole interval lies within the tolerance of the test, else *above* or
+*below* where the interval excludes 0, else *open*: more seeds would be needed. The tolerance is 0.05 for gains, 0.01 for
+the rest, unless the test's line in the YAML says otherwise. ✓ the claim stands in this condition, ✗ it does not (the opposite,
+or no difference), ? open.
 
-**To distrust it.** `python bench/claims/run.py --seed 7` runs the same with seeds that share nothing with these and writes a page of its own
-under `runs/claims/`; `--full` takes more seeds and larger problems.
+{tests} tests are on this page: were there no effect anywhere, chance alone would still put about {chance:.0f} of the intervals
+outside 0. These are small worlds. They show when a claim can hold and when it cannot, not how large the effect is for a large
+model.
+
+**To distrust it.** `python bench/claims/run.py --seed 7` runs the same with seeds that share nothing with these and writes a
+page of its own under `runs/claims/`; `--full` takes more seeds and larger problems.
 
 """
 
@@ -102,7 +107,9 @@ def summary(claims: Mapping[str, Claim], told: Mapping[str, Mapping[int, Told]])
             sizes = "<br>".join(size(one) for one in at)
             control = "<br>".join(f"{one.test.when}: {size(one)}" for one in checks) or "-"
             source = claim.source.split(",")[0]
-            lines.append(f"| [{row.text}](#{name}) | {source} | {verdict(row, told[name])} | {when} | {sizes} | {control} |")
+            lines.append(
+                f"| [{row.text}](#{name}) | {source} | {verdict(row, told[name])} | {when} | {sizes} | {control} |"
+            )
     return "## The table\n\n" + "\n".join(lines) + "\n\n"
 
 
@@ -117,7 +124,8 @@ def surprises(claims: Mapping[str, Claim], told: Mapping[str, Mapping[int, Told]
             if one.surprise:
                 words = f"expected {WORDS[test.expect]}, found {WORDS[one.outcome]}: {size(one)}"
                 out.append(f"- **{claim.title}**, {test.when}: {words}")
-    head = f"We wrote down an outcome for {expected} tests before running them; {settled} are settled, and {len(out)} of these came out otherwise:"
+    head = f"An outcome was written down for {expected} tests before their first run; {settled} are settled, "
+    head += f"and {len(out)} of these came out otherwise:"
     return "## What surprised us\n\n" + "\n".join([head, "", *out]) + "\n\n"
 
 
@@ -126,20 +134,23 @@ def defaults(claims: Mapping[str, Claim], told: Mapping[str, Mapping[int, Told]]
     for name, claim in claims.items():
         named = {test.id: told[name][id(test)] for test in claim.tests() if test.id}
         for each in claim.defaults:
-            main = named[each["test"]]
-            lines.append(f"| {each['name']} | {says(each, main)} | {_rests(claim, each, named)} |")
+            parts = each.get("parts", [each])
+            words = " ".join(filter(None, (says(part, named[part["test"]]) for part in parts)))
+            lines.append(f"| {each['name']} | {words} | {_rests(each, named)} |")
     return "## What it means for our defaults\n\n" + "\n".join(lines) + "\n\n"
 
 
 def says(entry: Mapping[str, Any], main: Told) -> str:
     """The sentence that belongs to the outcome; `other` for those that have none, and open stays open."""
     if main.outcome in ("open", "absent"):
-        return f"Not settled here ({WORDS[main.outcome]})."
+        return str(
+            entry.get("open", f"{main.test.when[0].upper()}{main.test.when[1:]}: not settled ({WORDS[main.outcome]}).")
+        )
     return str(entry.get(main.outcome, entry.get("other", "-")))
 
 
-def _rests(claim: Claim, entry: Mapping[str, Any], named: Mapping[str, Told]) -> str:
-    tests = [named[key] for key in (entry["test"], *entry.get("also", []))]
+def _rests(entry: Mapping[str, Any], named: Mapping[str, Told]) -> str:
+    tests = [named[part["test"]] for part in entry.get("parts", [entry])]
     return "<br>".join(f"{one.test.when}: {size(one)}" for one in tests)
 
 
@@ -152,9 +163,8 @@ def section(claim: Claim, results: Results, told: Mapping[int, Told], folder: Pa
             for test in tests:
                 one = told[id(test)]
                 mark = MARK[one.holds] if test.claim else ""
-                out.append(
-                    f"| {kind}{test.when} | {size(one)} | {WORDS[one.outcome]} | {WORDS[test.expect]} | {WORDS[test.claim]} | {mark} |"
-                )
+                words = (WORDS[one.outcome], WORDS[test.expect], WORDS[test.claim], mark)
+                out.append(f"| {kind}{test.when} | {size(one)} | {' | '.join(words)} |")
         out.append("")
     out += [f"![{alt}]({folder.name}/{file})" for alt, file in drawings(claim, results, told, folder)]
     return "\n".join(out) + "\n"
@@ -163,7 +173,12 @@ def section(claim: Claim, results: Results, told: Mapping[int, Told], folder: Pa
 def drawings(claim: Claim, results: Results, told: Mapping[int, Told], folder: Path) -> list[tuple[str, str]]:
     """The intervals of the claim's gains in one drawing, and the plots that its file asks for."""
     made = []
-    gains = [told[id(t)] for row in claim.rows for t in row.tests if t.metric in ("gain", "gain_at_kl", "held_out", "best")]
+    gains = [
+        told[id(t)]
+        for row in claim.rows
+        for t in row.tests
+        if t.metric in ("gain", "gain_at_kl", "gain_far", "held_out", "best")
+    ]
     if not gains:
         gains = [told[id(t)] for row in claim.rows for t in row.tests]
     items = [(one.test.when, one.size.mean, one.size.half, one.outcome) for one in gains if one.outcome != "absent"]

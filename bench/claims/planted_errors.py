@@ -1,4 +1,4 @@
-"""The planted errors of `cleaning.py` (E1 to E7) as a claim of the page. Tables and all expectations: python bench/claims/cleaning.py."""
+"""The planted errors of `cleaning.py` (E1 to E7) as a claim of the page; that script prints every table and expectation."""
 
 import contextlib
 import io

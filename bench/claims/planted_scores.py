@@ -170,7 +170,9 @@ def e5(book: Book, *, small: bool, seeds: int, seed: int = 0) -> None:
     masked |= {"masked AltProj": altproj, "AltProj filled": altproj_filled}
     jobs += [(f"{rows}x17, 4 seen, {sd}", lambda rng, sd=sd: rated(rows, sd, rng), masked) for sd in (0.3, 0.7)]
     for at, (cell, make, arms) in enumerate(jobs):
-        over_seeds(book, "E5", cell, [make(np.random.default_rng([5, at, 1000 * seed + s])) for s in range(seeds)], arms)
+        over_seeds(
+            book, "E5", cell, [make(np.random.default_rng([5, at, 1000 * seed + s])) for s in range(seeds)], arms
+        )
     for metric, title in (
         ("auc", "AUC of the gross cells"),
         ("precision", "precision at k = number of gross cells"),

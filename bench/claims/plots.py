@@ -1,4 +1,4 @@
-"""Drawings as SVG text: intervals one under another, and lines with bands. Numbers are rounded, so equal results are equal files."""
+"""Drawings as SVG text: intervals one under another, lines, tables. Numbers are rounded: equal results are equal files."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -21,7 +21,8 @@ class Line(NamedTuple):
 def _svg(width: int, height: int, parts: Sequence[str], title: str) -> str:
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     body = "\n".join(parts)
-    return f'{head} role="img">\n<title>{escape(title)}</title>\n<rect width="100%" height="100%" fill="white"/>\n{body}\n</svg>\n'
+    ground = '<rect width="100%" height="100%" fill="white"/>'
+    return f'{head} role="img">\n<title>{escape(title)}</title>\n{ground}\n{body}\n</svg>\n'
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start", bold: bool = False) -> str:
@@ -49,7 +50,10 @@ def forest(title: str, items: Sequence[tuple[str, float, float, str]], unit: str
     top = 34
     bottom = top + row * len(items)
     parts = [_text(10, 18, title, bold=True)]
-    parts += [f'<line x1="{x(t):.1f}" x2="{x(t):.1f}" y1="{top - 6}" y2="{bottom}" stroke="#e5e5e5"/>' for t in ticks(low, high)]
+    parts += [
+        f'<line x1="{x(t):.1f}" x2="{x(t):.1f}" y1="{top - 6}" y2="{bottom}" stroke="#e5e5e5"/>'
+        for t in ticks(low, high)
+    ]
     parts += [_text(x(t), bottom + 14, f"{t:g}", anchor="middle") for t in ticks(low, high)]
     parts.append(f'<line x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{top - 6}" y2="{bottom}" stroke="#333"/>')
     for k, (words, mean, half, outcome) in enumerate(items):
@@ -58,7 +62,9 @@ def forest(title: str, items: Sequence[tuple[str, float, float, str]], unit: str
         if not (np.isfinite(mean) and np.isfinite(half)):
             continue
         ink = BY_OUTCOME.get(outcome, "#777777")
-        parts.append(f'<line x1="{x(mean - half):.1f}" x2="{x(mean + half):.1f}" y1="{y}" y2="{y}" stroke="{ink}" stroke-width="2"/>')
+        parts.append(
+            f'<line x1="{x(mean - half):.1f}" x2="{x(mean + half):.1f}" y1="{y}" y2="{y}" stroke="{ink}" stroke-width="2"/>'
+        )
         parts.append(f'<circle cx="{x(mean):.1f}" cy="{y}" r="3.5" fill="{ink}"/>')
     parts.append(_text(width - 15, bottom + 30, unit, anchor="end"))
     return _svg(width, bottom + 38, parts, title)
@@ -94,7 +100,9 @@ def lines(title: str, series: Sequence[Line], *, across: str, up: str, log: bool
         parts.append(f'<polyline points="{path}" fill="none" stroke="{ink}" stroke-width="2"/>')
         for a, m, h in line.points:
             if np.isfinite(h):
-                parts.append(f'<line x1="{x(a):.1f}" x2="{x(a):.1f}" y1="{y(m - h):.1f}" y2="{y(m + h):.1f}" stroke="{ink}"/>')
+                parts.append(
+                    f'<line x1="{x(a):.1f}" x2="{x(a):.1f}" y1="{y(m - h):.1f}" y2="{y(m + h):.1f}" stroke="{ink}"/>'
+                )
             parts.append(f'<circle cx="{x(a):.1f}" cy="{y(m):.1f}" r="3" fill="{ink}"/>')
         parts.append(f'<rect x="{width - right + 12}" y="{top + 18 * k}" width="12" height="3" fill="{ink}"/>')
         parts.append(_text(width - right + 30, top + 18 * k + 6, line.label))
@@ -116,6 +124,8 @@ def grid(title: str, rows: Sequence[str], columns: Sequence[str], value: Mapping
                 continue
             shade = (v - low) / ((high - low) or 1.0)
             ink = f"rgb({255 - int(150 * shade)},{255 - int(110 * shade)},{255 - int(50 * shade)})"
-            parts.append(f'<rect x="{left + wide * j}" y="{top + row * i}" width="{wide - 2}" height="{row - 2}" fill="{ink}"/>')
+            parts.append(
+                f'<rect x="{left + wide * j}" y="{top + row * i}" width="{wide - 2}" height="{row - 2}" fill="{ink}"/>'
+            )
             parts.append(_text(left + wide * j + wide / 2, top + row * i + 17, f"{v:.2f}", anchor="middle"))
     return _svg(left + wide * len(columns) + 10, top + row * len(rows) + 10, parts, title)

@@ -1,4 +1,4 @@
-"""Losses that read a rating gap, at equal aim: exact, noisy, mis-scaled and swapped ratings. World: answers, log-linear, exact fits.
+"""Losses that read a rating gap, at equal aim: exact, noisy, mis-scaled, swapped ratings. World: answers, exact fits.
 
 All arms aim at the KL coefficient 0.5: rating_dpo at (0.5 / w, 0.5 / (1 - w)) has c = (1 - w) / w. The error is the KL to the
 best policy for that coefficient, which is the lost regularised reward over 0.5.
@@ -49,7 +49,12 @@ class Rated:
         self.difference = self.phi[s, prompt, chosen] - self.phi[s, prompt, rejected]
 
     def ratings(
-        self, sd: float = 0.0, scale: float = 1.0, swapped: float = 0.0, response_sd: float = 0.0, shuffled: bool = False
+        self,
+        sd: float = 0.0,
+        scale: float = 1.0,
+        swapped: float = 0.0,
+        response_sd: float = 0.0,
+        shuffled: bool = False,
     ) -> np.ndarray:
         rng_S = world.rngs(self.seeds, "ratings")
         most = self.gap.shape[1]

@@ -15,8 +15,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")  # small arrays: two threads beside other work are slower than one
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -66,6 +64,8 @@ def jobs(names: list[str], setting: str, seed: int, out: Path) -> list[tuple[str
 def run(todo: list[tuple[str, str, str, list[int], Path]], processes: int) -> None:
     if not todo:
         return
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")  # read by the workers: on small arrays two threads are slower than one
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         waiting = {pool.submit(work, *job): job for job in todo}
         for done in as_completed(waiting):

@@ -138,7 +138,7 @@ def fits(book: Book, at: Mapping[str, Any], seeds: list[int], *, leaky: bool) ->
     tables = [table(here, s) for s in range(len(seeds))]
     for rating, tau in at["variants"].items():
         for schedule in ("constant", "cosine"):
-            for name, arm in ARMS.items():
+            for name in ARMS:
                 if rating != "plain" and name not in ("dpo", "mix", "sft on random", "mix sorted", "dpo sorted"):
                     continue
                 cell = named(world="leaky" if leaky else "closed", lr=schedule, variant=rating)
@@ -146,7 +146,9 @@ def fits(book: Book, at: Mapping[str, Any], seeds: list[int], *, leaky: bool) ->
     _facts(book, here, tables, "leaky" if leaky else "closed", at["variants"]["plain"])
 
 
-def one(book: Book, cell: str, name: str, given_: tuple[Given, list[pl.DataFrame], float, str], seeds: list[int]) -> None:
+def one(
+    book: Book, cell: str, name: str, given_: tuple[Given, list[pl.DataFrame], float, str], seeds: list[int]
+) -> None:
     here, tables, tau, schedule = given_
     arm = ARMS[name]
     data, sft = routed(tables, arm, tau, seeds)
@@ -158,7 +160,9 @@ def one(book: Book, cell: str, name: str, given_: tuple[Given, list[pl.DataFrame
     trace = learn.Trace(lambda: measures(here, policy.logits().detach().numpy()), [*range(5, steps, 8), steps])
     settings = {"beta": BETA, "alpha": 0.1 * BETA} if arm.loss == "rpo_nll" else {"beta": BETA}
     learn.train(policy, data, plan, learn.preference(arm.loss, **settings), look=trace)
-    spent = [lr_spent(s[h], factor, batch=BATCH)["sft"] for s, h in zip(sft, data.here.numpy() > 0, strict=True) if h.all()]
+    spent = [
+        lr_spent(s[h], factor, batch=BATCH)["sft"] for s, h in zip(sft, data.here.numpy() > 0, strict=True) if h.all()
+    ]
     masses = {"lr_share": [x.lr_share for x in spent], "data_share": [x.data_share for x in spent]}
     book.add("", cell, name, **trace.after(steps), best=trace.path("gain").max(0))
     if len(spent) == len(seeds):

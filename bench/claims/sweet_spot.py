@@ -1,4 +1,4 @@
-"""Which response to reject, and what more samples do to it. World: exact chains, with and without junk; all pairs by `pair.build`.
+"""Which response to reject, and what more samples do to it. World: exact chains, with and without junk; `pair.build`.
 
 The draws of n = 5 are the first five of those of n = 200: a difference between two n is one of the same prompts and seeds.
 """
@@ -8,6 +8,7 @@ from typing import Any
 
 import learn
 import numpy as np
+import tiny_lm
 import world
 from book import Book
 from evidence import named
@@ -136,4 +137,44 @@ def picks(book: Book, at: Mapping[str, Any], seeds: list[int]) -> None:
                 book.add("", named(shape=shape, n=n), rule, z=low.mean(1), is_minimum=same.mean(1))
 
 
-PARTS = {"clean_world": clean_world, "junk_world": junk_world, "all_positions": all_positions, "picks": picks}
+def transformer(book: Book, at: Mapping[str, Any], seeds: list[int]) -> None:
+    """The same question for a small transformer that was taught by the chain with junk, on its own samples."""
+    n, sd, seeds = at["lm_n"], at["noise"][0], seeds[: at["lm_seeds"]]
+    chain = world.chain(seeds, junk=True)
+    start = tiny_lm.taught(chain, seeds, steps=at["lm_steps"], batch=64)
+    begin = tiny_lm.beginning(chain, start, seeds)
+    prompt = np.tile(np.arange(at["lm_sets"]) % chain.logit_SPVA.shape[1], (len(seeds), 1))
+    text = start.sample(prompt * tiny_lm.GOALS, n, world.rngs(seeds, "lm draws"))
+    gold, code = world.worth(chain, prompt, text), world.codes(text, chain.tokens)
+    score = world.rate(gold, world.Rater(sd=sd), world.rngs(seeds, "rater", sd))
+    traces = {}
+    for size in (5, n):
+        for rule in REJECTED if size == n else ("min",):
+            built = build_pairs(world.candidates(score[..., :size], code[..., :size]), Pairing(rejected=rule))
+            taken = world.taken(built.pairs, len(seeds), prompt.shape[1])
+            seed = np.arange(len(seeds))[:, None]
+            sides = (text[seed, taken.group_SI, side] for side in (taken.chosen_SI, taken.rejected_SI))
+            told = np.take_along_axis(prompt, taken.group_SI, 1) * tiny_lm.GOALS
+            data = learn.data(told, *sides, taken.gap_SI, here=taken.here_SI)
+            trace = lm_fit(start, data, seeds, lambda model: tiny_lm.measured(chain, model, start, seeds, begin))
+            traces[rule if size == n else "few"] = trace
+            book.add("", named(model="transformer", n=size), rule, **trace.seen[-1])
+    traces.pop("few")
+    _matched(book, traces, named(model="transformer", n=n))
+
+
+def lm_fit(start: tiny_lm.TinyLM, data: learn.Data, seeds: list[int], measure: Any, epochs: int = 6) -> learn.Trace:
+    model = start.copy()
+    plan = learn.Plan(learn.orders(data, world.rngs(seeds, "lm order"), epochs), 3e-3, BATCH, adam=(0.9, 0.99))
+    trace = learn.Trace(lambda: measure(model), [*range(4, plan.steps, 11), plan.steps])
+    learn.train(model, data, plan, learn.preference("dpo", beta=BETA), look=trace)
+    return trace
+
+
+PARTS = {
+    "clean_world": clean_world,
+    "junk_world": junk_world,
+    "all_positions": all_positions,
+    "picks": picks,
+    "transformer": transformer,
+}

@@ -1,4 +1,4 @@
-"""The worlds of the claims, small enough to be known exactly: what there is to write, how good it is, who rates it and how wrongly.
+"""The worlds of the claims, small enough to be known exactly: what can be written, its worth, and raters that err.
 
     answers     a finite list of answers to each prompt, with features: expected reward and KL are sums over the list
     chain       texts of tokens, each drawn after the one before it: both are sums over states, exact as well
@@ -181,7 +181,9 @@ def logsumexp(x: Floats) -> Floats:
     return top + np.log(np.exp(x - top[..., None]).sum(-1))
 
 
-def walk(logit_SPVA: Floats, prompt_SG: np.ndarray, n: int, length: int, rng_S: list[np.random.Generator]) -> np.ndarray:
+def walk(
+    logit_SPVA: Floats, prompt_SG: np.ndarray, n: int, length: int, rng_S: list[np.random.Generator]
+) -> np.ndarray:
     """n texts for each group, shape (seeds, groups, n, length), tokens as uint8."""
     out = []
     for logit_PVA, prompt_G, rng in zip(logit_SPVA, prompt_SG, rng_S, strict=True):
@@ -236,7 +238,9 @@ def exact(world: Chain, logit_SPVA: Floats) -> dict[str, Floats]:
     """Gain (units of sd_start), KL to the start policy (nats per text) and the share of texts that hold junk, exactly."""
     share, log_share = _shares(logit_SPVA)
     start_share, start_log = _shares(world.logit_SPVA)
-    gold, kl = _run(world, share, np.where(share > 0, log_share - start_log, 0.0))
+    possible = (share > 0) & (start_share > 0)
+    ratio = np.where(possible, np.where(possible, log_share, 0.0) - np.where(possible, start_log, 0.0), 0.0)
+    gold, kl = _run(world, share, ratio)
     begin, _ = _run(world, start_share, np.zeros_like(share))
     return {"gain": ((gold - begin) / spread(world)).mean(1), "kl": kl.mean(1)}
 
