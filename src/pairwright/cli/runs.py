@@ -8,7 +8,7 @@ import typer
 from pairwright.cli.app import VARIANT, DryRun, Json, Out, Set, app, changes_of, parsed, say
 from pairwright.cli.running import end_of_run, end_of_scores, run_steps, show_plan
 from pairwright.cli.tables import print_comparison, show_pairs
-from pairwright.errors import ConfigError
+from pairwright.errors import ConfigError, DataError
 
 
 @app.command()
@@ -36,7 +36,13 @@ def demo(
     if not as_json:
         show_pairs(out)
     if train or (train is None and backend == "openvino" and _can_train()):
-        result["trained"] = _train_demo(out, as_json)
+        try:
+            result["trained"] = _train_demo(out, as_json)
+        except DataError as error:  # too few pairs: asked for, it is an error; else the demo ends without it
+            if train:
+                raise
+            if not as_json:
+                say(f"No training run: {error}.")
     end_of_run(result, as_json)
 
 
