@@ -13,7 +13,7 @@ from pairwright.manifest import versions
 from pairwright.pipeline import Frames, Step, Watch
 from pairwright.recipe import Recipe
 from pairwright.selecting import select_run
-from pairwright.store import Stage, shard_of, write_json, write_parquet
+from pairwright.store import Stage, digest, shard_of, write_json, write_parquet
 from pairwright.tables import PAIRS
 from pairwright.training.run import Job, train
 
@@ -94,10 +94,11 @@ def _seed_step(recipe: Recipe, folder: Path, stages: Stages) -> Step:
     assert settings is not None
 
     def fitted(todo: list[int]) -> Iterator[tuple[int, Frames]]:
-        from pairwright.train.crossfit import cross_fit
+        from pairwright.train.crossfit import cross_fit, hash_of
 
         rows = _rows(stages)
-        found = cross_fit(rows, settings, folder / "stages" / ".seed_models")
+        place = digest([asdict(settings), hash_of(rows, ordered=True)])  # other pairs are scored by other models
+        found = cross_fit(rows, settings, folder / "stages" / ".seed_models" / place)
         write_parquet(folder / SEEDED, found.frame)
         write_json(folder / "seed_models.json", found.about)
         for each in todo:

@@ -88,6 +88,11 @@ def read_pairs(source: Path, *, layout: str | None = None, keep: Sequence[str] =
     return Read(rows, pairs, dropped, [f"{rows.height} pairs of {path}", *told])
 
 
+def with_ids(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows with the ids that a selection joins by, where they are made of `meta` or of the texts."""
+    return rows.with_columns(each for each in _ids(rows) if each.name not in rows.columns)
+
+
 def numbers_of(rows: pl.DataFrame, *, keep: Sequence[str] = ()) -> pl.DataFrame:
     """Ids and numbers of rows of pairs, in their order: what a selection reads."""
     made = rows.select(_ids(rows))

@@ -2,11 +2,11 @@
 
 import sys
 
-from pairwright.cli import runs, select, sources, train
+from pairwright.cli import models, runs, select, sources, train
 from pairwright.cli.app import app
 from pairwright.errors import PairwrightError
 
-__all__ = ["app", "main", "runs", "select", "sources", "train"]
+__all__ = ["app", "main", "models", "runs", "select", "sources", "train"]
 
 
 def main() -> None:
