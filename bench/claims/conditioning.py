@@ -1,8 +1,9 @@
 """A goal score in the prompt, every pair twice: what it does beyond distance from the start. Tables by `train.conditioning`.
 
 World: answers. Quality q in 1 .. 10 by half points; the judge adds noise of 0.5. A policy's logit is phi' A psi(g), psi =
-(1, s, s^2), s = (g - 5.5) / 4.5, and (1, 0, 0) without a goal. Run `shared`: many pairs for each of few prompts, features alone. Run `memory`: one pair a
-prompt and a logit of its own for every answer, which does not see the goal; results on held-out prompts.
+(1, s, s^2), s = (g - 5.5) / 4.5, and (1, 0, 0) without a goal. Run `shared`: many pairs for each of few prompts, features
+alone. Run `memory`: one pair a prompt and a logit of its own for every answer, which does not see the goal; results on held-out
+prompts.
 """
 
 from collections.abc import Mapping
@@ -189,7 +190,7 @@ def memory(book: Book, at: Mapping[str, Any], seeds: list[int]) -> None:
 
 
 def transformer(book: Book, at: Mapping[str, Any], seeds: list[int]) -> None:
-    """The goal as a token of a small transformer, pairs of two of its own samples; quality: the reward of the text, as 1 to 10."""
+    """The goal as a token of a small transformer, pairs of two of its own samples; quality: the reward, as 1 to 10."""
     seeds = seeds[: at["lm_seeds"]]
     chain = world.chain(seeds, junk=False)
     start = tiny_lm.taught(chain, seeds, steps=at["lm_steps"], batch=64)

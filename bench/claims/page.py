@@ -116,14 +116,19 @@ def summary(claims: Mapping[str, Claim], told: Mapping[str, Mapping[int, Told]])
 def surprises(claims: Mapping[str, Claim], told: Mapping[str, Mapping[int, Told]]) -> str:
     """Where the outcome is settled and is not what was written down before the first run."""
     out, expected, settled = [], 0, 0
-    for name, claim in claims.items():
-        for test in claim.tests():
-            one = told[name][id(test)]
-            expected += test.expect is not None
-            settled += test.expect is not None and one.outcome not in ("open", "absent")
-            if one.surprise:
-                words = f"expected {WORDS[test.expect]}, found {WORDS[one.outcome]}: {size(one)}"
-                out.append(f"- **{claim.title}**, {test.when}: {words}")
+    every = [
+        (name, row, test)
+        for name, claim in claims.items()
+        for row in claim.rows
+        for test in (*row.tests, *row.controls)
+    ]
+    for name, row, test in every:
+        one = told[name][id(test)]
+        expected += test.expect is not None
+        settled += test.expect is not None and one.outcome not in ("open", "absent")
+        if one.surprise:
+            words = f"expected {WORDS[test.expect]}, found {WORDS[one.outcome]}: {size(one)}"
+            out.append(f"- *{row.text}* {test.when[0].upper()}{test.when[1:]}: {words}")
     head = f"An outcome was written down for {expected} tests before their first run; {settled} are settled, "
     head += f"and {len(out)} of these came out otherwise:"
     return "## What surprised us\n\n" + "\n".join([head, "", *out]) + "\n\n"
@@ -173,18 +178,16 @@ def section(claim: Claim, results: Results, told: Mapping[int, Told], folder: Pa
 def drawings(claim: Claim, results: Results, told: Mapping[int, Told], folder: Path) -> list[tuple[str, str]]:
     """The intervals of the claim's gains in one drawing, and the plots that its file asks for."""
     made = []
-    gains = [
-        told[id(t)]
-        for row in claim.rows
-        for t in row.tests
-        if t.metric in ("gain", "gain_at_kl", "gain_far", "held_out", "best")
-    ]
-    if not gains:
-        gains = [told[id(t)] for row in claim.rows for t in row.tests]
-    items = [(one.test.when, one.size.mean, one.size.half, one.outcome) for one in gains if one.outcome != "absent"]
-    if items:
-        unit = UNITS.get(gains[0].test.metric, gains[0].test.metric).split(" at ")[0]
-        made.append((f"{claim.title}: differences", f"{claim.name}.svg", plots.forest(claim.title, items, unit)))
+    gains = ("gain", "gain_at_kl", "gain_far", "held_out", "best")
+    some = any(test.metric in gains for row in claim.rows for test in row.tests)
+    groups = []
+    for row in claim.rows:
+        at = [told[id(test)] for test in row.tests if test.metric in gains or not some]
+        items = [(one.test.when, one.size.mean, one.size.half, one.outcome) for one in at if one.outcome != "absent"]
+        groups += [(row.text, items)] if items else []
+    if groups:
+        unit = "spreads" if some else "as in the table"
+        made.append((f"{claim.title}: differences", f"{claim.name}.svg", plots.forest(claim.title, groups, unit)))
     for plot in claim.plots:
         drawn = _grid(results, plot) if plot.get("kind") == "grid" else _lines(results, plot)
         if drawn:

@@ -1,6 +1,6 @@
 """Drawings as SVG text: intervals one under another, lines, tables. Numbers are rounded: equal results are equal files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -33,12 +33,16 @@ def _text(x: float, y: float, text: str, *, anchor: str = "start", bold: bool = 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
     step = 10 ** np.floor(np.log10((high - low) / most))
     step = next(step * k for k in (1, 2, 5, 10) if (high - low) / (step * k) <= most)
-    return [float(round(t, 10)) for t in np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step]
+    return [float(round(t, 10)) or 0.0 for t in np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step]
 
 
-def forest(title: str, items: Sequence[tuple[str, float, float, str]], unit: str) -> str:
-    """One line per (words, mean, half width, outcome), with 0 marked."""
-    left, width, row = 470, 860, 20
+Item = tuple[str, float, float, str]  # words, mean, half width, outcome
+
+
+def forest(title: str, groups: Sequence[tuple[str, Sequence[Item]]], unit: str) -> str:
+    """Under each heading one line per item, with 0 marked."""
+    left, width, row, top = 470, 860, 20, 34
+    items = [item for _, group in groups for item in group]
     known = [(m - h, m + h) for _, m, h, _ in items if np.isfinite(m) and np.isfinite(h)]
     low, high = min([0.0, *(a for a, _ in known)]), max([0.0, *(b for _, b in known)])
     pad = 0.05 * (high - low or 1.0)
@@ -47,32 +51,42 @@ def forest(title: str, items: Sequence[tuple[str, float, float, str]], unit: str
     def x(value: float) -> float:
         return left + (value - low) / (high - low) * (width - left - 15)
 
-    top = 34
-    bottom = top + row * len(items)
+    bottom = top + row * (len(items) + len(groups))
     parts = [_text(10, 18, title, bold=True)]
-    parts += [
-        f'<line x1="{x(t):.1f}" x2="{x(t):.1f}" y1="{top - 6}" y2="{bottom}" stroke="#e5e5e5"/>'
-        for t in ticks(low, high)
-    ]
+    parts += [_rule(x(t), top - 6, bottom, "#e5e5e5") for t in ticks(low, high)]
     parts += [_text(x(t), bottom + 14, f"{t:g}", anchor="middle") for t in ticks(low, high)]
-    parts.append(f'<line x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{top - 6}" y2="{bottom}" stroke="#333"/>')
-    for k, (words, mean, half, outcome) in enumerate(items):
-        y = top + row * k + 8
-        parts.append(_text(left - 8, y + 4, words if len(words) < 72 else words[:70] + "…", anchor="end"))
-        if not (np.isfinite(mean) and np.isfinite(half)):
-            continue
-        ink = BY_OUTCOME.get(outcome, "#777777")
-        parts.append(
-            f'<line x1="{x(mean - half):.1f}" x2="{x(mean + half):.1f}" y1="{y}" y2="{y}" stroke="{ink}" stroke-width="2"/>'
-        )
-        parts.append(f'<circle cx="{x(mean):.1f}" cy="{y}" r="3.5" fill="{ink}"/>')
+    parts.append(_rule(x(0), top - 6, bottom, "#333"))
+    y = top + 8
+    for heading, group in groups:
+        parts.append(_text(10, y + 4, _cut(heading, 110), bold=True))
+        for words, mean, half, outcome in group:
+            y += row
+            parts += [_text(left - 8, y + 4, _cut(words, 72), anchor="end"), *_whisker(x, y, mean, half, outcome)]
+        y += row
     parts.append(_text(width - 15, bottom + 30, unit, anchor="end"))
     return _svg(width, bottom + 38, parts, title)
 
 
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _rule(x: float, y1: float, y2: float, ink: str) -> str:
+    return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y1:.1f}" y2="{y2:.1f}" stroke="{ink}"/>'
+
+
+def _whisker(x: Callable[[float], float], y: float, mean: float, half: float, outcome: str) -> list[str]:
+    if not (np.isfinite(mean) and np.isfinite(half)):
+        return []
+    ink = BY_OUTCOME.get(outcome, "#777777")
+    ends = f'x1="{x(mean - half):.1f}" x2="{x(mean + half):.1f}" y1="{y}" y2="{y}"'
+    dot = f'<circle cx="{x(mean):.1f}" cy="{y}" r="3.5" fill="{ink}"/>'
+    return [f'<line {ends} stroke="{ink}" stroke-width="2"/>', dot]
+
+
 def lines(title: str, series: Sequence[Line], *, across: str, up: str, log: bool = False) -> str:
     """Means with 95 % intervals over an axis, one line per arm."""
-    width, height, left, right, top, foot = 620, 330, 60, 160, 34, 48
+    width, height, left, right, top, foot = 620, 345, 60, 160, 50, 48
     at = sorted({x for line in series for x, _, _ in line.points})
     scale = np.log if log else (lambda value: value)
     x0, x1 = float(scale(at[0])), float(scale(at[-1]))
@@ -97,7 +111,8 @@ def lines(title: str, series: Sequence[Line], *, across: str, up: str, log: bool
     for k, line in enumerate(series):
         ink = COLOURS[k % len(COLOURS)]
         path = " ".join(f"{x(a):.1f},{y(m):.1f}" for a, m, _ in line.points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{ink}" stroke-width="2"/>')
+        dash = ' stroke-dasharray="5 3"' if k >= len(COLOURS) else ""
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{ink}" stroke-width="2"{dash}/>')
         for a, m, h in line.points:
             if np.isfinite(h):
                 parts.append(
