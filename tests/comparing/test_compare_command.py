@@ -183,6 +183,21 @@ class TestRun:
         assert not facts["rater_made_pairs"]
         assert facts["arms"][1]["pairs"] == pl.read_parquet(folder / "out" / "runs" / "whole" / "pairs.parquet").height
 
+    def test_the_rater_that_decides_can_be_named_and_the_page_says_that_it_made_the_pairs(self, folder: Path) -> None:
+        run = folder / "run"
+        run.mkdir()
+        (folder / "pairs.parquet").rename(run / "pairs.parquet")
+        manifest = {"settings": {"pair": {"rejected": "min", "reward": {"raters": {"length": 1.0}}}}}
+        (run / "manifest.json").write_text(json.dumps(manifest))
+        path = folder / "plain.yaml"
+        path.write_text(path.read_text().replace("pairs.parquet", "run"))
+        quick = {"prompts": "held.jsonl", "n": 2, "max_tokens": 6, "seeds": [0], "steps": 1, "checkpoints": 1}
+        facts = compare(asked(folder, "plain", **quick, score=["length", "repetition"], decide="length"))
+        assert facts["rater"] == "length"
+        assert "made the pairs too" in facts["notes"][0]
+        with pytest.raises(ConfigError, match="not one of the raters"):
+            compare(asked(folder, "plain", **quick, score=["length", "repetition"], decide="rules"))
+
     def test_the_command_prints_what_the_page_shows(self, folder: Path, pairwright: Command) -> None:
         done = pairwright(
             "compare", folder / "plain.yaml", "--out", folder / "out", "--set", f"prompts={folder / 'held.jsonl'}",

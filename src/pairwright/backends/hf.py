@@ -6,6 +6,7 @@ template once, without special tokens added again: a template that writes the BO
 
 import hashlib
 import importlib.util
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -143,14 +144,16 @@ def free_memory() -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and no loading report of transformers inside; what it was set to comes back."""
+    """No progress bars, no loading report and no notes on the future of transformers inside; what was set comes back."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:

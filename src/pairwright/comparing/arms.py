@@ -23,7 +23,7 @@ OWN = ("pairs", "layout", "evaluate", *SECTIONS)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How policies are compared. `score` are raters as in a recipe; the first that made no pair decides.
+    """How policies are compared. `score` are raters as in a recipe; `decide` names one, else the first that made no pair does.
 
     n draws per prompt at temperature 1 without a cut, so that KL is that of the policy. `steps` is the budget of every
     arm, one pass over the largest by default; `checkpoints` of them are evaluated. `seeds` are of training.
@@ -37,6 +37,7 @@ class Evaluation:
     steps: int | None = None
     checkpoints: int = 2
     backend: Literal["auto", "openvino", "transformers"] = "auto"
+    decide: str | None = None
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.max_tokens < 1 or self.checkpoints < 1 or (self.steps is not None and self.steps < 1):

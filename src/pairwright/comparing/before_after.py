@@ -45,6 +45,7 @@ def train_and_look(
     write_parquet(out / "held_out.parquet", fresh)
     table = {"pairs": "pairs.parquet", "train": {**TRAIN, "model": model}, "pair": {"reward": "rules"}}
     told = Evaluation(
-        str(out / "held_out.parquet"), raters, n=n, max_tokens=160, seeds=(0,), steps=steps, checkpoints=1
-    )
+        str(out / "held_out.parquet"), raters, n=n, max_tokens=160, seeds=(0,), steps=steps, checkpoints=1,
+        decide=raters[0],
+    )  # fmt: skip
     return compare(Comparison([Read("trained", table, out)], told, out, controls=False), watch)

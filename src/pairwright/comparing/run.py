@@ -18,7 +18,7 @@ from pairwright.backends.plain import trainable
 from pairwright.comparing.answers import Policy, answers, engine, write_prompts
 from pairwright.comparing.arms import Arm, Evaluation, Read, base_of, same_budget, with_controls
 from pairwright.comparing.results import BASE, Table, results
-from pairwright.errors import DataError
+from pairwright.errors import ConfigError, DataError
 from pairwright.io.pair_files import pairs_file, read_pairs
 from pairwright.io.prompts import read_prompts
 from pairwright.pipeline import SILENT, Watch
@@ -63,7 +63,7 @@ def compare(asked: Comparison, watch: Watch = SILENT) -> dict[str, Any]:
     trained = [each for arm in arms for each in _train(arm, asked, budget, watch)]
     backend = engine(asked.evaluation.backend, base)
     rows = _answers(asked, trained, Policy(base, plain), prompts, backend, watch)
-    rater, used = _decider(rows, asked.read)
+    rater, used = _decider(rows, asked.read, asked.evaluation.decide)
     table = Table(rows, rater, asked.evaluation.seeds, asked.evaluation.checkpoints)
     told = [_about(arm, pairs[arm.name].height, budget) for arm in arms]
     facts = {
@@ -196,18 +196,31 @@ def _named(rows: pl.DataFrame, arm: str, seed: int, checkpoint: int, level: str)
     return rows.select(**head, **{name: name for name in rows.columns})
 
 
-def _decider(rows: pl.DataFrame, read: Sequence[Read]) -> tuple[str, bool]:
-    """The first rater that made no pair, else the first; and whether it made pairs."""
+def _decider(rows: pl.DataFrame, read: Sequence[Read], decide: str | None) -> tuple[str, bool]:
+    """The rater that is named, else the first that made no pair, else the first; and whether it made pairs."""
     raters = Table(rows, "", (), 0).raters
     if not raters:
         raise DataError("no rater said anything about the answers; name one under evaluate.score")
-    made: set[str] = set()
-    for each in read:
-        pair = each.table.get("pair")
-        reward = pair.get("reward") if isinstance(pair, Mapping) else None
-        made |= {reward} if isinstance(reward, str) else set(reward or ())
+    made = {name for each in read for name in _made_pairs(each)}
+    if decide is not None:
+        if decide not in raters:
+            raise ConfigError(f"[evaluate] decide {decide!r} is not one of the raters: {', '.join(raters)}")
+        return decide, decide in made
     free = [name for name in raters if name not in made and each_varies(rows, name)]
     return (free[0], False) if free else (raters[0], True)
+
+
+def _made_pairs(read: Read) -> set[str]:
+    """The raters whose scores made the pairs of a recipe, as far as it, or the run that it reads, says so."""
+    pair: Any = read.table.get("pair")
+    if not read.whole:
+        manifest = read.folder / str(read.table["pairs"]) / "manifest.json"
+        told: Any = read_json(manifest) if manifest.is_file() else {}
+        pair = pair or told.get("settings", {}).get("pair")
+    reward = pair.get("reward") if isinstance(pair, Mapping) else None
+    if isinstance(reward, Mapping):
+        reward = list(reward.get("raters", {}))
+    return {reward} if isinstance(reward, str) else set(reward or ())
 
 
 def each_varies(rows: pl.DataFrame, name: str) -> bool:
