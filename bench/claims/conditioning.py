@@ -16,7 +16,7 @@ import tiny_lm
 import torch
 import world
 from book import Book
-from evidence import named
+from cells import named
 
 from pairwright.tables import MESSAGES
 from pairwright.train.conditioning import Relabelling, Tag, relabel

@@ -12,8 +12,9 @@ import ast
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,17 +30,6 @@ SCHEMA = {
 }  # fmt: skip
 TOLERANCE = {"gain": 0.05, "gain_at_kl": 0.05, "gain_far": 0.05}  # in spreads of the start policy
 Outcome = Literal["above", "below", "same", "open", "absent"]
-
-
-def named(**factors: object) -> str:
-    """The name of a cell: its factors."""
-    return " ".join(
-        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in factors.items()
-    )
-
-
-def factors(cell: str) -> dict[str, str]:
-    return dict(part.split("=", 1) for part in cell.split(" ") if "=" in part)
 
 
 def rows(book: Book, claim: str, part: str, seeds: list[int]) -> pl.DataFrame:
@@ -202,17 +192,20 @@ def closure(module: str, root: Path = HERE) -> list[Path]:
         if path in found:
             continue
         found[path] = None
-        todo += [file for name in _imports(path) if (file := _file(name, root)) is not None]
+        todo += [file for name in _imports(path, path.stat().st_mtime_ns) if (file := _file(name, root)) is not None]
     return sorted(found)
 
 
-def _imports(path: Path) -> Iterable[str]:
+@cache
+def _imports(path: Path, _: int) -> list[str]:
+    """Of a file as it stands at a time."""
+    found: list[str] = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
 
 
 def _file(name: str, root: Path) -> Path | None:
@@ -231,11 +224,13 @@ def fingerprint(module: str, said: Mapping[str, Any]) -> str:
     """Names code (comments and docstrings apart), settings and seeds: the same name, the same results."""
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for path in closure(module):
-        digest.update(_bare(path).encode())
+        digest.update(_bare(path, path.stat().st_mtime_ns).encode())
     return digest.hexdigest()[:12]
 
 
-def _bare(path: Path) -> str:
+@cache
+def _bare(path: Path, _: int) -> str:
+    """Its code without comments and docstrings."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         body = getattr(node, "body", None)

@@ -15,7 +15,7 @@ import polars as pl
 import torch
 import world
 from book import Book
-from evidence import named
+from cells import named
 
 from pairwright.core.bands import inside
 from pairwright.core.influence import agreement, central_slope, influence, lossdiff, spearman

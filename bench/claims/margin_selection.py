@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import world
 from book import Book
-from evidence import named
+from cells import named
 
 from pairwright.select.pool import Pool as Table
 from pairwright.select.rank import choose

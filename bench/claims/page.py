@@ -9,6 +9,7 @@ import numpy as np
 import plots
 import polars as pl
 from book import interval
+from cells import factors
 from evidence import Claim, Results, Row, Told
 
 MARK = {"yes": "✓", "no": "✗", "open": "?"}
@@ -199,13 +200,13 @@ def drawings(claim: Claim, results: Results, told: Mapping[int, Told], folder: P
 
 def _matching(results: Results, where: Mapping[str, Any]) -> list[str]:
     wanted = {key: str(value) for key, value in where.items()}
-    return [cell for cell in results.cells() if wanted.items() <= evidence.factors(cell).items()]
+    return [cell for cell in results.cells() if wanted.items() <= factors(cell).items()]
 
 
 def _lines(results: Results, plot: Mapping[str, Any]) -> str:
     by_arm: dict[str, list[tuple[float, float, float]]] = {}
     for cell in _matching(results, plot["where"]):
-        at = evidence.factors(cell)
+        at = factors(cell)
         if plot["x"] not in at:
             continue
         for (c, arm, metric), value in results.values.items():
@@ -221,7 +222,7 @@ def _lines(results: Results, plot: Mapping[str, Any]) -> str:
 def _grid(results: Results, plot: Mapping[str, Any]) -> str:
     value: dict[tuple[str, str], float] = {}
     for cell in _matching(results, plot["where"]):
-        row = evidence.factors(cell)[plot["row"]]
+        row = factors(cell)[plot["row"]]
         for (c, arm, metric), seen in results.values.items():
             if c == cell and metric == plot["metric"]:
                 value[row, arm] = interval(seen).mean

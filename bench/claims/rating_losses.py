@@ -11,7 +11,7 @@ import learn
 import numpy as np
 import world
 from book import Book
-from evidence import named
+from cells import named
 
 AIM = 0.5
 WORLDS = {

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import world
 from book import Book
-from evidence import named
+from cells import named
 
 from pairwright.tables import MESSAGES
 from pairwright.train.routing import Difficulty, Routing, route

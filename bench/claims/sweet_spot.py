@@ -11,7 +11,7 @@ import numpy as np
 import tiny_lm
 import world
 from book import Book
-from evidence import named
+from cells import named
 
 from pairwright.pair.build import Pairing, build_pairs, grid
 

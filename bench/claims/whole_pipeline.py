@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import world
 from book import Book
-from evidence import named
+from cells import named
 
 from pairwright.clean.evidence import Cleaning, Evidence
 from pairwright.clean.matrix import with_proposals

@@ -24,6 +24,7 @@ import run
 import tiny_lm
 import world
 from book import Book, interval
+from cells import factors, named
 
 from pairwright.pair.build import Pairing, build_pairs
 
@@ -98,7 +99,7 @@ class TestRaters:
         assert np.array_equal(world.rate(gold, world.Rater(), rng(SEEDS)), gold)
         assert world.rate(gold, world.Rater(scale=3.0), rng(SEEDS)) == pytest.approx(3 * gold)
         turned = world.rate(gold, world.Rater(flips=1.0), rng(SEEDS))
-        assert turned - turned.mean(-1, keepdims=True) == pytest.approx(gold.mean(-1, keepdims=True) - gold)
+        assert turned == pytest.approx(2 * gold.mean(-1, keepdims=True) - gold)
         long = world.rate(gold, world.Rater(length=0.5), rng(SEEDS), length_SGN=np.ones(gold.shape))
         assert long == pytest.approx(gold + 0.5)
         gross = world.rate(gold, world.Rater(gross=0.1), rng(SEEDS))
@@ -228,10 +229,10 @@ class TestDirections:
     def test_up_to_ten_samples_mu_minus_two_sigma_is_the_minimum(self):
         """A theorem: the two arms are one data set."""
         told = made("sweet_spot", "junk_world")
-        cell = evidence.named(junk=1, noise=0.5, n=5, epochs=2)
+        cell = named(junk=1, noise=0.5, n=5, epochs=2)
         for metric in ("gain", "kl", "loss"):
             assert np.array_equal(told.get(cell, "min", metric), told.get(cell, "mu-2sigma", metric))
-        large = evidence.named(junk=1, noise=0.5, n=30, epochs=2)
+        large = named(junk=1, noise=0.5, n=30, epochs=2)
         assert not np.array_equal(told.get(large, "min", "gain"), told.get(large, "mu-2sigma", "gain"))
 
     def test_scores_with_an_end_above_mu_minus_two_sigma_never_separate_the_rules(self):
@@ -243,7 +244,7 @@ class TestDirections:
     def test_exact_ratings_fit_the_reward_itself(self):
         """A square on exact gaps has its minimum at the true reward, ridge apart; labels alone have their noise."""
         told = made("rating_losses", "fits")
-        cell = evidence.named(ratings="exact", n=200)
+        cell = named(ratings="exact", n=200)
         assert (told.get(cell, "exact", "error") < 0.01).all()
         # 200 labels for 12 numbers: an error below 0.01 nats was seen in none of 300 draws
         assert (told.get(cell, "dpo", "error") > 0.01).all()
@@ -353,6 +354,9 @@ class TestDirections:
 
 
 class TestRules:
+    def test_the_name_of_a_cell_gives_its_factors_back(self):
+        assert factors(named(junk=1, noise=0.5, n=200)) == {"junk": "1", "noise": "0.5", "n": "200"}
+
     @pytest.mark.parametrize(
         ("value", "outcome"),
         [([1.0, 1.1, 0.9], "above"), ([-1.0, -1.1, -0.9], "below"), ([0.0, 0.01, -0.01], "same"), ([1.0, -1.0, 0.5], "open"),
