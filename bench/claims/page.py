@@ -45,7 +45,8 @@ outside 0. These are small worlds. They show when a claim can hold and when it c
 model.
 
 **To distrust it.** `python bench/claims/run.py --seed 7` runs the same with seeds that share nothing with these and writes a
-page of its own under `runs/claims/`; `--full` takes more seeds and larger problems.
+page of its own under `runs/claims/`; where the results of seed 0 are there too, it prints every outcome that differs and
+calls those that are opposed by their name. `--full` takes more seeds and larger problems.
 
 """
 

@@ -87,6 +87,28 @@ def main(options: argparse.Namespace) -> None:
         table.write_parquet(options.out / f"{name}-{setting}-{options.seed}.parquet")
     told = page.write(tables, options.page or where(options), setting=setting, seed=options.seed)
     print(f"{told}: {time.perf_counter() - begun:.0f} s")
+    if options.seed != 0:
+        beside(names, setting, options.seed, options.out)
+
+
+def beside(names: list[str], setting: str, seed: int, out: Path) -> None:
+    """Outcomes of two seeds side by side, where the results of seed 0 are there: how many agree, and each that does not."""
+    agree, differ = 0, []
+    for name in names:
+        paths = [out / f"{name}-{setting}-{s}.parquet" for s in (0, seed)]
+        if not all(path.exists() for path in paths):
+            continue
+        first, second = (evidence.Results(pl.read_parquet(path)) for path in paths)
+        for test in evidence.read(name).tests():
+            a, b = evidence.ask(first, test), evidence.ask(second, test)
+            agree += a.outcome == b.outcome
+            if a.outcome != b.outcome:
+                told = f"{name}, {test.when}: {a.outcome} ({a.size}), {b.outcome} ({b.size})"
+                differ.append(({a.outcome, b.outcome} == {"above", "below"}, told))
+    opposed = sum(against for against, _ in differ)
+    print(f"seeds 0 and {seed}: {agree} outcomes agree, {len(differ)} differ, {opposed} of them are opposed")
+    for against, told in sorted(differ, reverse=True):
+        print(f"  {'OPPOSED ' if against else ''}{told}")
 
 
 def where(options: argparse.Namespace) -> Path:

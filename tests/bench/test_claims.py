@@ -418,6 +418,17 @@ class TestRules:
             "segments.py",
         } <= found
 
+    def test_two_seeds_are_laid_side_by_side_and_an_opposed_outcome_is_called_so(self, tmp_path, capsys):
+        test = next(t for t in evidence.read("rating_losses").tests() if t.id == "trap")
+        for seed, sign in ((0, 1), (5, -1)):
+            rows = [("rating_losses", "p", test.cell, test.arm, s, test.metric, sign + 0.01 * s) for s in range(3)]
+            rows += [("rating_losses", "p", test.cell, test.over, s, test.metric, 0.0) for s in range(3)]
+            frame = pl.DataFrame(rows, schema=evidence.SCHEMA, orient="row")
+            frame.write_parquet(tmp_path / f"rating_losses-small-{seed}.parquet")
+        run.beside(["rating_losses"], "small", 5, tmp_path)
+        told = capsys.readouterr().out
+        assert "1 differ, 1 of them are opposed" in told and "OPPOSED rating_losses, beta 0.5 for both: above" in told
+
     def test_a_part_that_is_done_is_not_done_again(self, tmp_path):
         planned = run.jobs(["rating_losses"], "small", 0, tmp_path)
         path = planned[0][4]
