@@ -52,16 +52,26 @@ MAY_IMPORT = {
     "sampling": GROUND | {"sample", "store", "pipeline"},
     "cleaning": GROUND | {"clean", "score", "io", "report", "store"},
     "selecting": GROUND | {"select", "score", "io", "report", "store"},
-    "training": GROUND | {"core", "train", "select", "selecting", "io", "report", "backends", "store", "settings", "pipeline"},
-    "after": GROUND
-    | {"recipe", "manifest", "pipeline", "store", "io", "selecting", "training", "train", "backends"},
+    "training": GROUND
+    | {"core", "train", "select", "selecting", "io", "report", "backends", "store", "settings", "pipeline"},
+    "after": GROUND | {"recipe", "manifest", "pipeline", "store", "io", "selecting", "training", "train", "backends"},
     "comparing": EVERYTHING - {"cli", "demo"},
     "rating": GROUND | {"core", "score", "backends", "store", "settings", "pipeline"},
     "recipe": EVERYTHING
     - {
-        "cli", "wiring", "manifest", "sampling", "cleaning", "selecting", "comparing", "after", "pipeline", "backends",
-        "io", "demo",
-    },  # fmt: skip
+        "cli",
+        "wiring",
+        "manifest",
+        "sampling",
+        "cleaning",
+        "selecting",
+        "comparing",
+        "after",
+        "pipeline",
+        "backends",
+        "io",
+        "demo",
+    },
     "manifest": {"recipe", "pair", "score", "store"},
     "wiring": EVERYTHING - {"cli", "demo", "comparing"},
     "cli": EVERYTHING,

@@ -99,7 +99,7 @@ class TestEqualKL:
             return paired.Path(kl_CSP, base_SP + 0.4 * np.sqrt(kl_CSP))
 
         drawn = paired.weights(2, 6, rng=rng(1), draws=200)
-        found = paired.at_equal_kl(path(4.0, 16.0), path(1.0, 4.0), base_SP, drawn)
+        found = paired.at_equal_kl(path(1.0, 16.0), path(1.0, 4.0), base_SP, drawn)
         assert found.kl == 4.0
         assert found.difference.value == pytest.approx(0.0, abs=1e-9)
         better = path(1.0, 4.0)._replace(reward_CSP=path(1.0, 4.0).reward_CSP + 0.3)

@@ -443,7 +443,7 @@ class TestOrder:
 
     def test_conditioned_pairs_can_be_routed(self):
         kept = relabel(self.FRAME.head(20), settings=Relabelling(seed=3)).kept
-        split = route(kept, Routing(share=0.2))
+        split = route(kept, Routing(share=0.2, order="easy_first"))
         assert split.kept.height == 2 * kept["pair_id"].n_unique()
         assert (split.kept["margin"].diff().drop_nulls() <= 0).all()
         assert goal_of(split.kept["prompt"][0].to_list()) is not None

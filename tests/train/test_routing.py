@@ -21,6 +21,7 @@ MODEST = settings(max_examples=60, deadline=None)
 KEEP = Difficulty(negative="keep")
 MARGINS = st.lists(st.integers(0, 12).map(lambda x: x / 2), min_size=2, max_size=40).filter(lambda m: len(set(m)) > 1)
 LOOSE = 1.0  # most_ties that refuses nothing
+SORTED = partial(Routing, order="easy_first")  # most of what is tested here is easiest to see in the published order
 
 
 def pairs(margins, **columns) -> pl.DataFrame:
@@ -46,7 +47,7 @@ def pairs(margins, **columns) -> pl.DataFrame:
 
 
 def routed(margins, difficulty=None, **options) -> pl.DataFrame:
-    return route(pairs(margins), Routing(**options), difficulty).kept
+    return route(pairs(margins), SORTED(**options), difficulty).kept
 
 
 def objectives(frame: pl.DataFrame) -> dict[str, str]:
@@ -115,7 +116,7 @@ class TestTheCut:
     def test_a_constant_on_both_scores_changes_nothing(self):  # invariant 7
         frame = pairs([0.0, 0.5, 1.0, 2.0, 3.0])
         lifted = frame.with_columns(pl.col("score_chosen", "score_rejected") + 3)
-        a, b = (route(each, Routing(tau=1.0)).kept for each in (frame, lifted))
+        a, b = (route(each, SORTED(tau=1.0)).kept for each in (frame, lifted))
         assert a["order"].equals(b["order"]) and objectives(a) == objectives(b)
 
     @pytest.mark.parametrize("c", [0.25, 3.0])
@@ -123,23 +124,23 @@ class TestTheCut:
         frame = pairs([0.0, 0.5, 1.0, 2.0, 3.0])
         scaled = frame.with_columns(pl.col("score_chosen", "score_rejected", "margin") * c)
         for first, second in (
-            (Routing(share=0.4), Routing(share=0.4)),
-            (Routing(tau=1.5), Routing(tau=1.5 * c)),
-            (Routing(tau=1.5 / c), Routing(tau=1.5)),
+            (SORTED(share=0.4), SORTED(share=0.4)),
+            (SORTED(tau=1.5), SORTED(tau=1.5 * c)),
+            (SORTED(tau=1.5 / c), SORTED(tau=1.5)),
         ):
             assert objectives(route(frame, first).kept) == objectives(route(scaled, second).kept)
 
     def test_any_margin_column_can_decide(self):
         frame = pairs([3.0, 2.0, 1.0, 0.5], rm=[0.1, 0.4, 0.3, 0.2])
-        assert sft_ids(route(frame, Routing(share=0.25), Difficulty(margin="rm")).kept) == {"p0"}
+        assert sft_ids(route(frame, SORTED(share=0.25), Difficulty(margin="rm")).kept) == {"p0"}
 
     def test_where_high_is_hard_the_cut_is_above(self):
         frame = pairs([3.0, 2.0, 1.0, 0.5], loss=[0.1, 0.9, 0.5, 0.5])
         signal = Difficulty(by="loss", hard="high")
-        assert sft_ids(route(frame, Routing(share=0.25), signal).kept) == {"p1"}
-        assert sft_ids(route(frame, Routing(tau=0.5), signal).kept) == {"p1"}
-        assert sft_ids(route(frame, Routing(tau=0.5, tie_side="hard"), signal).kept) == {"p1", "p2", "p3"}
-        kept = route(frame, Routing(share=0.25), signal).kept
+        assert sft_ids(route(frame, SORTED(share=0.25), signal).kept) == {"p1"}
+        assert sft_ids(route(frame, SORTED(tau=0.5), signal).kept) == {"p1"}
+        assert sft_ids(route(frame, SORTED(tau=0.5, tie_side="hard"), signal).kept) == {"p1", "p2", "p3"}
+        kept = route(frame, SORTED(share=0.25), signal).kept
         assert kept["difficulty"].to_list() == [0.1, 0.5, 0.5, 0.9]
 
     def test_a_band_is_two_rank_shares_from_the_hardest(self):
@@ -168,7 +169,7 @@ class TestControls:
         assert one == again != other
         mean = np.mean([margins[int(name[1:])] for name in one])
         assert abs(mean - 199.5) < 4 * 115.5 / math.sqrt(100)  # four standard errors; the hardest 100 have mean 49.5
-        assert record(route(pairs(margins), Routing(to_sft="random", share=0.25)))["sft"] == 100
+        assert record(route(pairs(margins), SORTED(to_sft="random", share=0.25)))["sft"] == 100
 
     def test_controls_keep_the_order_of_the_run_that_they_control(self):
         margins = [0.0, 0.0, 1.0, 1.0, 2.0, 3.0, 3.0]
@@ -208,7 +209,7 @@ class TestOrder:
         frame = pairs([0.0, 1.0, 2.0, 1.0, 1.0, 0.5] * 5)
         back = frame.reverse()
         for order in ("easy_first", "hard_first", "shuffled"):
-            options = Routing(order=order, to_sft="random", share=0.3, most_ties=LOOSE)
+            options = SORTED(order=order, to_sft="random", share=0.3, most_ties=LOOSE)
             assert route(frame, options).kept.equals(route(back, options).kept)
 
     def test_two_pairs_of_one_prompt_have_keys_of_their_own(self):
@@ -257,7 +258,7 @@ class TestRowsThatCannotBeRouted:
         margins = [1.0, bad, 2.0, 3.0]
         with pytest.raises(DataError, match=r"1 of 4 pairs, first row 1 \(prompt p1\).*missing = easy or drop"):
             routed(margins)
-        split = route(pairs(margins), Routing(share=0.3), Difficulty(missing="drop"))
+        split = route(pairs(margins), SORTED(share=0.3), Difficulty(missing="drop"))
         assert split.kept.height == 3
         assert split.dropped["reason"].to_list() == ["missing"]
         kept = routed(margins, Difficulty(missing="easy"), share=1.0)
@@ -274,8 +275,8 @@ class TestRowsThatCannotBeRouted:
             score_rejected=pl.Series([5.0, 5.0, -10.0]), score_chosen=pl.Series([6.0, 7.0, 6.0])
         )
         with pytest.raises(DataError, match="first row 2"):
-            route(frame, Routing(), Difficulty(scale_min=1, scale_max=10))
-        assert route(frame, Routing(), Difficulty(scale_min=1, missing="drop")).dropped["prompt_id"].to_list() == ["p2"]
+            route(frame, SORTED(), Difficulty(scale_min=1, scale_max=10))
+        assert route(frame, SORTED(), Difficulty(scale_min=1, missing="drop")).dropped["prompt_id"].to_list() == ["p2"]
 
     def test_labels_without_a_number_are_refused(self):
         with pytest.raises(DataError, match=r"lack margin.*compute a margin"):
@@ -291,7 +292,7 @@ class TestRowsThatCannotBeRouted:
     def test_an_absolute_margin_is_refused(self):
         frame = pairs([1.0, -2.0, 3.0]).with_columns(pl.col("margin").abs())
         with pytest.raises(DataError, match=r"row 1 \(prompt p1\): margin 2\.0 is not .* -2\.0"):
-            route(frame, Routing(), KEEP)
+            route(frame, SORTED(), KEEP)
 
     def test_more_than_half_ties_are_refused(self):
         with pytest.raises(DataError, match="60% of the margins are ties"):
@@ -306,7 +307,7 @@ class TestRowsThatCannotBeRouted:
 
     def test_zeros_of_another_signal_are_no_ties(self):
         frame = pairs([1.0, 2.0, 3.0], loss=[0.0, 0.0, 1.0])
-        kept = route(frame, Routing(share=0.34), Difficulty(by="loss", hard="high")).kept
+        kept = route(frame, SORTED(share=0.34), Difficulty(by="loss", hard="high")).kept
         assert sft_ids(kept) == {"p2"}
 
     def test_an_empty_side_is_dropped_with_a_count(self):
@@ -347,7 +348,7 @@ class TestRowsThatCannotBeRouted:
     )
     def test_settings_that_cannot_be_meant(self, options, said):
         with pytest.raises(ConfigError, match=said):
-            Routing(**options)
+            SORTED(**options)
 
     def test_a_margin_is_never_hard_when_large(self):
         with pytest.raises(ConfigError, match="large margin is easy"):
@@ -358,7 +359,7 @@ class TestNegativeMargins:
     MARGINS = (3.0, -2.0, 1.0, 0.5, -0.25, 4.0)
 
     def split(self, policy, **options):
-        return route(pairs(self.MARGINS), Routing(share=0.5, **options), Difficulty(negative=policy))
+        return route(pairs(self.MARGINS), SORTED(share=0.5, **options), Difficulty(negative=policy))
 
     def test_they_raise_unless_told(self):
         with pytest.raises(DataError, match=r"2 of 6 pairs, first row 1 \(prompt p1\).*negative = swap"):
@@ -447,7 +448,7 @@ class TestEveryPairIsAccountedFor:
     def test_in_is_dpo_plus_sft_plus_dropped(self, margins, missing, negative, kind):
         try:
             split = route(
-                pairs(margins), Routing(to_sft=kind, most_ties=LOOSE), Difficulty(missing=missing, negative=negative)
+                pairs(margins), SORTED(to_sft=kind, most_ties=LOOSE), Difficulty(missing=missing, negative=negative)
             )
         except DataError as error:
             assert "equally hard" in str(error)
@@ -461,23 +462,23 @@ class TestEveryPairIsAccountedFor:
 
     def test_lengths_are_told_per_route(self):
         frame = pairs([0.0, 1.0, 2.0], tokens_chosen=[10, 20, 40], tokens_rejected=[11, 10, 20])
-        told = record(route(frame, Routing(share=0.34)))
+        told = record(route(frame, SORTED(share=0.34)))
         assert told["length_unit"] == "tokens"
         assert told["routes"]["sft"] == {"pairs": 1, "chosen": 10, "rejected": 11, "length_gap": -1}
         assert told["routes"]["dpo"] == {"pairs": 2, "chosen": 30, "rejected": 15, "length_gap": 15}
         assert told["exact_ties"] == 1
-        assert record(route(pairs([0.0, 1.0, 2.0]), Routing(share=0.34)))["routes"]["sft"]["chosen"] == len("good 0")
+        assert record(route(pairs([0.0, 1.0, 2.0]), SORTED(share=0.34)))["routes"]["sft"]["chosen"] == len("good 0")
 
     def test_input_rows_are_left_alone(self):
         frame = pairs([1.0, -2.0, 3.0])
         before = frame.clone()
-        route(frame, Routing(), Difficulty(negative="swap"))
+        route(frame, SORTED(), Difficulty(negative="swap"))
         assert frame.equals(before)
 
 
 class TestAtTheDoorOfTheTrainer:
     def setup_method(self):
-        self.split = route(pairs([0.0, 1.0, 2.0, 3.0]), Routing(share=0.5))
+        self.split = route(pairs([0.0, 1.0, 2.0, 3.0]), SORTED(share=0.5))
         self.counts = record(self.split)
         self.rows = self.split.kept.to_dict(as_series=False)
 
@@ -678,3 +679,15 @@ class TestLearningRateMass:
     def test_what_cannot_be_meant_is_an_error(self, call, said):
         with pytest.raises(ConfigError, match=said):
             call()
+
+
+def test_sft_pairs_are_spread_over_the_training_unless_an_order_is_asked_for():
+    """The evidence bench: what SFT pairs do against over-optimisation they do best spread out."""
+    margins = [float(i) for i in range(200)]
+    kept = route(pairs(margins)).kept
+    place = np.flatnonzero(kept["objective"].to_numpy() == "sft")
+    assert len(place) == 20
+    assert place.min() < 60
+    assert place.max() > 140
+    assert kept["stage"].unique().to_list() == [0]
+    assert kept["prompt_id"].to_list() == route(pairs(margins)).kept["prompt_id"].to_list()

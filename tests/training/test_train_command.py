@@ -170,7 +170,8 @@ class TestRun:
 
     def test_the_hardest_pairs_are_routed_to_sft_and_come_last(self, model: str, file: Path) -> None:
         out = file.parent / "out"
-        made = plan(model, trl={"max_steps": 4, "per_device_train_batch_size": 4}, route={"hardest": 0.25})
+        sorted_route = {"hardest": 0.25, "order": "easy_first"}
+        made = plan(model, trl={"max_steps": 4, "per_device_train_batch_size": 4}, route=sorted_route)
         facts = train(Job(file, out), made)
         rows = pl.read_parquet(out / "rows.parquet")
         assert rows["objective"].to_list() == ["dpo"] * 12 + ["sft"] * 4

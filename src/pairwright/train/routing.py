@@ -1,6 +1,7 @@
-"""Routing: the preference loss for clear pairs, SFT on the chosen side for ambiguous ones, easy pairs first.
+"""Routing: the preference loss for clear pairs, SFT on the chosen side for ambiguous ones.
 
-After MixDPO (Pang et al. 2026, arXiv 2602.00954); the cut by rank, the policies and the controls are ours.
+After MixDPO (Pang et al. 2026, arXiv 2602.00954), which trains easy pairs first (order "easy_first"); the cut by rank, the
+policies, the controls and the default order, in which SFT pairs are spread over the training, are ours.
 
     ease       a margin, or another signal of known direction; large = easy
     objective  "dpo" or "sft", one per pair; the loss reads this column and never cuts again
@@ -71,7 +72,7 @@ class Routing:
     band: tuple[float, float] | None = None
     tie_side: TieSide = "easy"
     most_ties: float = 0.5
-    order: Literal["easy_first", "hard_first", "shuffled", "as_given"] = "easy_first"
+    order: Literal["easy_first", "hard_first", "shuffled", "as_given"] = "shuffled"
     seed: int = 0
 
     def __post_init__(self) -> None:
