@@ -12,7 +12,7 @@ from pairwright.io.trl import trl_rows
 from pairwright.manifest import versions
 from pairwright.pipeline import Frames, Step, Watch
 from pairwright.recipe import Recipe
-from pairwright.selecting import select_run
+from pairwright.selecting import forget_seeds, select_run
 from pairwright.store import Stage, digest, shard_of, write_json, write_parquet
 from pairwright.tables import PAIRS
 from pairwright.training.run import Job, train
@@ -81,6 +81,7 @@ def select_steps(recipe: Recipe, folder: Path, stages: Stages) -> list[Step]:
 
 def forget_selection(folder: Path) -> None:
     """What an earlier recipe selected no longer stands beside pairs that nothing was selected from."""
+    forget_seeds(folder)
     for name in SELECTED:
         (folder / name).unlink(missing_ok=True)
     for old in (folder / "controls").glob("random-*.parquet"):

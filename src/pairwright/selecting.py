@@ -18,6 +18,7 @@ from pairwright.report.select import page_of
 from pairwright.score.compare import voices
 from pairwright.score.logprob import implicit
 from pairwright.select.near import embedding_groups, minhash_groups
+from pairwright.select.pool import Pool
 from pairwright.select.run import ADDED, Selected, Selection, compare, select
 from pairwright.store import file_hash, write_json, write_parquet, write_text
 from pairwright.tables import DROPPED, conform, drops, prompt_id, text_hash
@@ -28,6 +29,9 @@ AS_THEY_ARE = ("pairwright", "trl_explicit", "trl_standard")  # layouts whose ro
 FIRST = 50  # rows that tell the layout
 SHOWN = 10  # pairs of each end that the page shows
 TAGS = ("select.json", "pairs.parquet")
+SEEDED = ("seed_models.parquet", "seed_models.json")  # margins of seed models, beside a run
+BOOKS = ("truncated", "n_tokens_chosen", "n_tokens_rejected")  # may come with every table of one model's numbers
+AGAIN = "_again"
 
 
 @dataclass(frozen=True)
@@ -75,17 +79,51 @@ def read_pairs(source: Path, *, layout: str | None = None, keep: Sequence[str] =
     rows, lost, told = _rows(path, layout)
     if not rows.height:
         raise DataError(f"{path} holds no pairs")
-    made = rows.select(_ids(rows))
-    dropped = lost
-    if not _named(rows):
-        again = made.select(pl.struct(made.columns).is_first_distinct()).to_series()
-        repeats = drops("select", made.filter(~again), "repeated_pair")
-        rows, made = rows.filter(again), made.filter(again)
-        dropped = pl.concat([lost, repeats])
+    rows, aside = set_aside(rows)
+    dropped = pl.concat([lost, aside])
+    if not rows.height:
+        raise DataError(f"{path} holds no pair with text on both sides")
+    if old := [name for name in ("fused_score", "rank") if name in rows.columns]:
+        told.append(f"{', '.join(old)} of an earlier selection: not read, and replaced in what is written")
     pairs = numbers_of(rows, keep=keep)
     if lost.height:
         told.append(f"{lost.height} rows could not be read")
     return Read(rows, pairs, dropped, [f"{rows.height} pairs of {path}", *told])
+
+
+def set_aside(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows that are pairs, and the others with a reason: a side without text, a pair without ids that stands twice."""
+    parts = []
+    for side in TEXTS[1:]:
+        if side in rows.columns:
+            full = rows.select(_said(rows, side).fill_null("").str.strip_chars() != "").to_series()
+            parts.append(drops("select", rows.filter(~full).select(_prompt_ids(rows.filter(~full))), f"no_{side}"))
+            rows = rows.filter(full)
+    if not _named(rows) and rows.height:
+        made = rows.select(_ids(rows))
+        again = made.select(pl.struct(made.columns).is_first_distinct()).to_series()
+        parts.append(drops("select", made.filter(~again), "repeated_pair"))
+        rows = rows.filter(again)
+    return rows, pl.concat([pl.DataFrame(schema=DROPPED.schema), *parts])
+
+
+def pairs_to_score(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows that a selection of the same file will see, with their ids, and the others with a reason.
+
+    DataError where ids of the file's own repeat or are null, which the selection refuses as well.
+    """
+    rows, aside = set_aside(rows)
+    if not rows.height:
+        raise DataError("no pair has text on both sides")
+    Pool(rows.select(_ids(rows)))
+    return with_ids(rows), aside
+
+
+def _prompt_ids(rows: pl.DataFrame) -> pl.Series:
+    if "prompt_id" in rows.columns and not rows["prompt_id"].null_count():
+        return rows["prompt_id"].cast(pl.String)
+    said = rows["prompt"].to_list() if "prompt" in rows.columns else [None] * rows.height
+    return pl.Series("prompt_id", [_prompt_id(each) for each in said], pl.String)
 
 
 def with_ids(rows: pl.DataFrame) -> pl.DataFrame:
@@ -151,7 +189,7 @@ def _table(path: Path) -> pl.DataFrame:
     held = [row for _, row in read_lines(path, dict)]
     try:
         return pl.DataFrame(held, infer_schema_length=None)
-    except (TypeError, pl.exceptions.PolarsError) as error:
+    except (TypeError, OverflowError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path}: a column holds values of several kinds ({str(error).splitlines()[0]})") from error
 
 
@@ -200,8 +238,8 @@ def _prompt_id(prompt: Any) -> str:
 
 def _said(rows: pl.DataFrame, column: str) -> pl.Expr:
     """The text of a column that is text or messages."""
-    if rows.schema[column] == pl.String:
-        return pl.col(column)
+    if rows.schema[column] in (pl.String, pl.Null):
+        return pl.col(column).cast(pl.String)
     return pl.col(column).list.eval(pl.element().struct.field("content")).list.join("\n")
 
 
@@ -226,13 +264,19 @@ def _facts_of_meta(rows: pl.DataFrame, have: Sequence[str]) -> list[pl.Series]:
 def with_numbers(pairs: pl.DataFrame, table: pl.DataFrame, *, where: str) -> pl.DataFrame:
     """Columns of a table of one row per pair, joined by the ids that both have. A pair that it does not hold has null.
 
-    A cross-fitted table (with `scored_by`) gives its `loss` the name loss_cross. DataError where ids repeat, and where a
-    column would stand twice.
+    A cross-fitted table (with `scored_by`) gives its `loss` the name loss_cross. Token counts that are there stay, and
+    `truncated` is true where one of two tables says so. DataError where ids repeat, and where another column would stand
+    twice.
     """
-    if "scored_by" in table.columns and "loss" in table.columns:
-        table = table.rename({"loss": "loss_cross"})
+    return _joined(pairs, table, where)[0]
+
+
+def _joined(pairs: pl.DataFrame, table: pl.DataFrame, where: str) -> tuple[pl.DataFrame, int]:
+    """`with_numbers`, and how many ids of the table are no pair here."""
+    table = _crossed(table)
+    pairs = _crossed(pairs) if "loss" in table.columns else pairs
     key = _key(pairs, table, where)
-    table = table.with_columns(pl.col(name).cast(pairs.schema[name]) for name in key)
+    rows, table = table.height, _of_kind(table, key, pairs.schema, where)
     if (twice := table.filter(pl.struct(key).is_duplicated())).height:
         told = ", ".join(str(each) for each in twice.select(key).row(0))
         raise DataError(
@@ -243,16 +287,37 @@ def with_numbers(pairs: pl.DataFrame, table: pl.DataFrame, *, where: str) -> pl.
         for name, kind in table.schema.items()
         if name not in key and (kind.is_numeric() or kind == pl.Boolean or name == "scored_by")
     ]
-    lengths = {"n_tokens_chosen", "n_tokens_rejected"} & set(pairs.columns)
-    wanted = [name for name in wanted if name not in lengths and name not in SIDES and name != "prompt_id"]
-    if clash := [name for name in wanted if name in pairs.columns]:
+    wanted = [name for name in wanted if name not in SIDES and name != "prompt_id"]
+    both = [name for name in BOOKS if name in wanted and name in pairs.columns]
+    if clash := [name for name in wanted if name in pairs.columns and name not in both]:
         raise DataError(f"{where}: the pairs have {', '.join(clash)} already; rename or leave out one of the two")
-    strangers = table.join(pairs, on=key, how="anti").height
-    if strangers == table.height:
+    known = table.join(pairs, on=key, how="semi").height
+    if not known:
         raise DataError(
-            f"{where}: none of its {table.height} ids ({', '.join(key)}) is a pair here; is it of another data set?"
+            f"{where}: none of its {rows} ids ({', '.join(key)}) is a pair here; is it of another data set?"
         )
-    return pairs.join(table.select(*key, *wanted), on=key, how="left", maintain_order="left")
+    made = pairs.join(table.select(*key, *wanted), on=key, how="left", maintain_order="left", suffix=AGAIN)
+    for name in both:
+        forms = [pl.col(name), pl.col(name + AGAIN)]
+        if name == "truncated":
+            forms = [forms[0].cast(pl.Boolean) | forms[1].cast(pl.Boolean), *forms]
+        made = made.with_columns(pl.coalesce(forms).alias(name)).drop(name + AGAIN)
+    return made, rows - known
+
+
+def _crossed(table: pl.DataFrame) -> pl.DataFrame:
+    """The loss beside `scored_by` is the cross-fitted one."""
+    crossed = {"scored_by", "loss"} <= set(table.columns) and "loss_cross" not in table.columns
+    return table.rename({"loss": "loss_cross"}) if crossed else table
+
+
+def _of_kind(table: pl.DataFrame, key: Sequence[str], schema: Mapping[str, Any], where: str) -> pl.DataFrame:
+    """The table with its ids in the form of the pairs', without the rows whose id has no such form."""
+    for name in key:
+        kind = table.schema[name]
+        if not (kind in (pl.String, pl.Null, pl.Categorical) or isinstance(kind, pl.Enum) or kind.is_integer()):
+            raise DataError(f"{where}: {name} is {kind}; an id is text or a whole number")
+    return table.with_columns(pl.col(name).cast(schema[name], strict=False) for name in key).drop_nulls(list(key))
 
 
 def _key(pairs: pl.DataFrame, table: pl.DataFrame, where: str) -> list[str]:
@@ -294,8 +359,8 @@ def with_scores(pairs: pl.DataFrame, scores: pl.DataFrame, *, where: str) -> pl.
             raise DataError(f"{where}: the pairs have {name} already; rename the rater")
         for side in SIDES:
             held = mine.select(
-                pl.col("prompt_id").cast(pairs.schema["prompt_id"]),
-                pl.col("response_id").cast(pairs.schema[side]).alias(side),
+                pl.col("prompt_id").cast(pairs.schema["prompt_id"], strict=False),
+                pl.col("response_id").cast(pairs.schema[side], strict=False).alias(side),
                 pl.col("score").alias(f"_{side}"),
             )
             pairs = pairs.join(held, on=["prompt_id", side], how="left", maintain_order="left")
@@ -316,8 +381,12 @@ def with_implicit(
 
 def of_run(folder: Path) -> pl.DataFrame | None:
     """Scores of all raters of a run, where there are any."""
-    parts = [pl.read_parquet(path) for path in sorted((folder / "stages").glob("score-*/scores-*.parquet"))]
+    parts = [pl.read_parquet(path) for path in _score_files(folder)]
     return pl.concat(parts) if parts else None
+
+
+def _score_files(folder: Path) -> list[Path]:
+    return sorted((folder / "stages").glob("score-*/scores-*.parquet"))
 
 
 def gather(source: Path, settings: Selection, beside: Beside, *, layout: str | None = None) -> Read:
@@ -334,7 +403,9 @@ def gather(source: Path, settings: Selection, beside: Beside, *, layout: str | N
         both = (_table(beside.policy), _table(beside.reference))
         pairs = with_implicit(pairs, *both, per_token=beside.per_token, where=f"{beside.policy} and {beside.reference}")
     for path in beside.numbers:
-        pairs = with_numbers(pairs, _table(path), where=str(path))
+        pairs, strangers = _joined(pairs, _table(path), str(path))
+        if strangers:
+            read.told.append(f"{strangers} ids of {path} are no pair here: left out")
     if limits.per_group is not None and "near_group" not in pairs.columns:
         pairs = pairs.with_columns(near_group=pl.Series(_groups(read.rows, settings), dtype=pl.Int64))
     return read._replace(pairs=pairs)
@@ -386,8 +457,9 @@ def select_source(
     beside = beside or Beside()
     _keep_apart(source, out, beside.files)
     read = gather(source, settings, beside, layout=layout)
-    done = select(read.pairs, settings)
-    inputs = {path.name: file_hash(path) for path in ([source] if source.is_file() else []) + beside.files}
+    done = select(read.pairs, settings, all_rules=all_rules)
+    own = [source] if source.is_file() else [source / "pairs.parquet", *_score_files(source)]
+    inputs = {str(path): file_hash(path) for path in own + beside.files}
     facts: dict[str, Any] = {"read": read.told, "inputs": inputs, "version": __version__, **done.facts}
     if read.dropped.height:
         facts["not_read"] = dict(read.dropped["reason"].value_counts(sort=True).iter_rows())
@@ -411,7 +483,7 @@ def _write(out: Path, read: Read, done: Selected) -> None:
     for old in folder.glob("random-*.parquet"):  # of an earlier call
         old.unlink()
     ids = [name for name in done.controls.columns if name != "seed"]
-    whole = read.rows.with_columns(pl.int_range(pl.len()).alias("_row"))
+    whole = read.rows.drop("fused_score", "rank", strict=False).with_columns(pl.int_range(pl.len()).alias("_row"))
     at = read.pairs.select(*ids, _row=pl.int_range(pl.len()))
     for (seed,), part in done.controls.group_by("seed", maintain_order=True):
         rows = at.join(part, on=ids, how="semi", maintain_order="left").select("_row")
@@ -422,24 +494,19 @@ def _write(out: Path, read: Read, done: Selected) -> None:
 
 
 def kept_rows(read: Read, done: Selected) -> pl.DataFrame:
-    """The kept rows in the order of the file, with all their columns, fused_score and rank, and ids where they had none."""
+    """The kept rows in the order of the file, with all their columns, fused_score and rank, and ids where they had none.
+
+    A fused_score, rank or weight that stood in the file gives way to the one of this selection.
+    """
     named = [
         name
         for name in done.table.columns
         if name in ("pair_id", "prompt_id", *SIDES) and name not in read.rows.columns
     ]
-    more = [
-        name
-        for name in ("fused_score", "rank", *named, *_weights(read, done))
-        if name not in read.rows.columns or name == "weight"
-    ]
-    rows = read.rows.drop("weight") if "weight" in more and "weight" in read.rows.columns else read.rows
+    weights = ["weight"] if "weight" in done.table.columns and "weight" not in read.pairs.columns else []  # of WPO
+    more = ["fused_score", "rank", *named, *weights]
+    rows = read.rows.drop(more, strict=False)
     return pl.concat([rows, done.table.select(more)], how="horizontal").filter(done.table["kept"])
-
-
-def _weights(read: Read, done: Selected) -> list[str]:
-    """The weight column, where the rule made one (WPO)."""
-    return ["weight"] if "weight" in done.table.columns and "weight" not in read.pairs.columns else []
 
 
 def ends(read: Read, done: Selected) -> list[dict[str, Any]]:
@@ -475,11 +542,18 @@ def _keep_apart(source: Path, out: Path, others: Iterable[Path]) -> None:
     """Results never fall on what they are about, nor on what another command made."""
     if (out / "stages").exists() or (source.is_dir() and source.resolve() == out.resolve()):
         raise ConfigError(f"--out {out} holds a run; give the selection a folder of its own")
+    check_folder(out)
     for path in (source, *others):
-        if path.is_file() and path.resolve().parent == out.resolve():
+        if path.exists() and path.resolve().is_relative_to(out.resolve()):
             raise ConfigError(f"--out {out} holds {path.name}, which is read; give the selection a folder of its own")
     if not (out / TAGS[0]).exists() and (out / TAGS[1]).exists():
         raise ConfigError(f"{out / TAGS[1]} is there already and no selection made it; choose another --out")
+
+
+def check_folder(out: Path) -> None:
+    """ConfigError where the path of a folder to write into leads over a file."""
+    if file := next((each for each in (out, *out.parents) if each.exists() and not each.is_dir()), None):
+        raise ConfigError(f"--out {out}: {file} is a file; name a folder")
 
 
 class RunSelected(NamedTuple):
@@ -488,6 +562,12 @@ class RunSelected(NamedTuple):
     kept: pl.DataFrame
     dropped: pl.DataFrame
     facts: dict[str, Any]
+
+
+def forget_seeds(folder: Path) -> None:
+    """Numbers of seed models that an earlier recipe asked for no longer stand beside a run that has none."""
+    for name in SEEDED:
+        (folder / name).unlink(missing_ok=True)
 
 
 def select_run(
@@ -506,6 +586,8 @@ def select_run(
     gathered = _of_others(with_scores(pairs, scores, where="the scores of the run"), pairs.columns)
     for path in numbers:
         gathered = with_numbers(gathered, _table(path), where=path.name)
+    if not numbers:
+        forget_seeds(folder)
     if settings.limited.per_group is not None:
         gathered = gathered.with_columns(near_group=pl.Series(_groups(rows, settings), dtype=pl.Int64))
     done = select(gathered, settings)

@@ -220,3 +220,16 @@ def test_lengths_are_matched_or_balanced_in_every_bin() -> None:
         assert (few["n_tokens_chosen"] > few["n_tokens_rejected"]).mean() == pytest.approx(0.5, abs=0.03)
     thinned = run(pairs, "random", keep=took.height).table.filter("kept")  # down-sampling alone changes nothing
     assert (thinned["n_tokens_chosen"] > thinned["n_tokens_rejected"]).mean() > 0.55
+
+
+def test_the_flips_of_an_ensemble_know_no_units_and_nothing_of_a_pair_without_members() -> None:
+    pairs = pool(300, missing=0).with_columns(
+        pl.when(pl.int_range(pl.len()) >= 5).then(name).name.keep() for name in ("margin", "margin_judge")
+    )
+    one = run(pairs, "ensemble").table["ensemble_flip"]
+    other = run(pairs.with_columns(pl.col("margin") / 1000), "ensemble").table["ensemble_flip"]
+    assert other[5:].to_numpy() == pytest.approx(one[5:].to_numpy())
+    assert one[:5].null_count() == 5
+    assert one[5:].is_between(0, 1).all()
+    scaled = [pairs[name][5:] / pairs[name][5:].std(ddof=0) for name in ("margin", "margin_judge")]
+    assert one[5:].to_numpy() == pytest.approx(sum(1 / (1 + np.exp(each.to_numpy())) for each in scaled) / 2)

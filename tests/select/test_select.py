@@ -8,7 +8,7 @@ import pytest
 from pools import pool
 
 from pairwright.core import margins as core
-from pairwright.errors import ConfigError, DataError
+from pairwright.errors import ConfigError, DataError, NotIdentifiable
 from pairwright.select.run import Selected, Selection, compare, select
 
 BOTH = ["external", "implicit"]
@@ -387,3 +387,205 @@ def test_large_pools_are_described_by_a_sample_and_ranked_whole(monkeypatch: pyt
     assert 1800 < part.facts["described_by"] < 2200
     mean = [done.facts["sets"]["kept"]["margins"]["external"]["mean"] for done in (whole, part)]
     assert mean[0] == pytest.approx(mean[1], rel=0.1)
+
+
+def planted(n: int = 40_000, seed: int = 2) -> tuple[pl.DataFrame, np.ndarray]:
+    """A rater and a model that err independently of labels of which a fifth is wrong; the model's margin in two forms."""
+    rng = np.random.default_rng(seed)
+    wrong = rng.random(n) < 0.2
+    external, implicit = (
+        rng.uniform(0.5, 20, n) * np.where(wrong ^ (rng.random(n) < error), -1, 1) for error in (0.1, 0.3)
+    )
+    per_token = implicit / rng.uniform(20, 40, n)
+    return pairs_of(margin=external, margin_implicit=implicit, margin_per_token=per_token), wrong
+
+
+def test_two_forms_of_one_margin_are_one_voice() -> None:
+    pairs, _ = planted()
+    told = run(pairs, keep=0.2).facts
+    assert told["labels"]["pool"] is None or told["labels"]["pool"] == pytest.approx(0.2, abs=0.02)
+    assert set(told["labels"].get("against", {})) <= {"external", "implicit"}
+    alone = run(pairs.drop("margin"), margins=["implicit"], keep=0.2).facts["labels"]
+    assert alone["pool"] is None
+    assert "one source or none" in alone["why"]
+    renamed = pairs.rename({"margin_per_token": "implicit_per_token"})
+    for each in (pairs, renamed):
+        names = compare(each, Selection(margins=["external"], keep=0.2))["names"]
+        assert {"margins: external", "margins: implicit"} <= set(names)
+        assert not [name for name in names if "per_token" in name]
+    with pytest.raises(NotIdentifiable, match="ensemble of 1"):
+        run(pairs, margins=["external"], rule="ensemble")
+    with pytest.raises(NotIdentifiable, match="ensemble of 1"):
+        run(renamed, margins=["implicit", "implicit_per_token"], rule="ensemble")
+    twice = run(renamed, margins=["implicit", "implicit_per_token"], scoring={"kind": "rank"})
+    assert any("one model's margin in two forms" in line for line in twice.facts["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "judges"),
+    [
+        ({"rule": "ensemble", "margins": ["external", "judge"]}, {"implicit"}),
+        ({"rule": "selective"}, {"external", "judge"}),
+        ({"rule": "random"}, {"external", "implicit", "judge"}),
+        ({"margins": ["external"], "limits": {"bands": {"margin_implicit": (0.5, 1.0)}}}, {"judge"}),
+        ({"rule": "lowest", "options": {"column": "margin_judge"}}, {"external", "implicit"}),
+    ],
+)
+def test_only_a_source_that_had_no_say_judges_what_was_kept(settings: dict[str, Any], judges: set[str]) -> None:
+    pairs, _ = planted()
+    rng = np.random.default_rng(9)
+    judge = rng.uniform(0.5, 20, pairs.height) * np.where(rng.random(pairs.height) < 0.3, -1, 1)
+    pairs = pairs.with_columns(
+        margin_judge=pl.col("margin").sign() * judge, loss_cross=(-0.1 * pl.col("margin_implicit")).exp()
+    )
+    told = run(pairs, keep=0.2, **settings).facts["labels"]
+    assert set(told["kept"]) == judges
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rule": "length_matched", "options": {"match": 1.0}},
+        {"rule": "rs_dpo"},
+        {"rule": "length_balanced"},
+        {"rule": "lowest_gap", "margins": ["external"], "options": {"column": "margin_implicit"}},
+        {"margins": ["external"], "limits": {"bands": {"margin_implicit": (0.1, 0.9)}}},
+        {"rule": "random", "limits": {"bands": {"irm": (0.1, 0.9)}}},
+    ],
+)
+def test_no_rule_ranks_seed_pairs_by_the_model_that_learnt_from_them(settings: dict[str, Any]) -> None:
+    pairs = pool(300, missing=0).with_columns(seed_pair=pl.int_range(pl.len()) < 60)
+    done = select(pairs, Selection(**{"margins": ["implicit"], "keep": 1.0, **settings}))
+    assert done.facts["reasons"]["seed_pair"] == 60
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"margins": ["judge"]},
+        {"margins": ["external", "judge"]},
+        {"rule": "ensemble"},
+        {"rule": "lowest", "margins": ["implicit"], "options": {"column": "margin_judge"}},
+        {"rule": "tif", "options": {"column": "margin_judge"}},
+    ],
+)
+def test_a_rater_ranks_seed_pairs_as_any_others(settings: dict[str, Any]) -> None:
+    pairs = pool(300, missing=0).with_columns(seed_pair=pl.int_range(pl.len()) < 60)
+    assert "seed_pair" not in select(pairs, Selection(keep=1.0, **settings)).facts["reasons"]
+
+
+def test_marks_may_be_written_as_one_and_zero() -> None:
+    pairs = world(100).with_columns(
+        seed_pair=(pl.int_range(pl.len()) < 10).cast(pl.Int64), hit_extreme=pl.int_range(pl.len()) % 2
+    )
+    done = run(pairs, keep=1.0)
+    assert done.facts["reasons"]["seed_pair"] == 10
+    assert done.facts["sets"]["pool"]["rejected_is_lowest"] == 0.5
+    with pytest.raises(DataError, match="not true or false, nor 1 or 0"):
+        run(pairs.with_columns(seed_pair=2), keep=1.0)
+
+
+def test_numbers_near_the_end_of_floats_count_as_missing() -> None:
+    pairs = world(60).with_columns(margin=pl.when(pl.int_range(pl.len()) < 3).then(1e300).otherwise("margin"))
+    for combine in ("bayes", "add", "min_rank"):
+        done = run(pairs, combine=combine, scoring={"rescale": "sd"})
+        assert done.facts["reasons"]["margin_missing"] == 3
+    far = pairs.drop("margin").with_columns(
+        score_chosen=pl.when(pl.int_range(pl.len()) == 0).then(1.7e308).otherwise(pl.int_range(pl.len())),
+        score_rejected=pl.when(pl.int_range(pl.len()) == 0).then(-1.7e308).otherwise(0.0),
+    )
+    assert run(far, margins=["external"]).facts["reasons"]["margin_missing"] == 1
+    with pytest.raises(DataError, match="nothing to rank"):
+        run(pairs.with_columns(margin=1e300 * pl.int_range(1, pl.len() + 1)))
+    flat = pairs_of(margin=[1e-320 * i for i in range(40)], margin_implicit=[float(i) for i in range(40)])
+    with pytest.raises(DataError, match="next to nothing"):
+        run(flat, scoring={"rescale": "iqr", "low": -1e-300})
+
+
+def test_ids_beyond_64_bits_are_one_line() -> None:
+    for kind, first in ((pl.UInt64, 2**63), (pl.Int128, 2**70)):
+        pairs = world(5).with_columns(pair_id=pl.Series([first + i for i in range(5)], dtype=kind))
+        with pytest.raises(DataError, match="write them as text"):
+            run(pairs)
+    small = world(5).with_columns(pair_id=pl.Series(range(5), dtype=pl.UInt64))
+    assert run(small, scoring={"kind": "rank"}).facts["pairs"] == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"keep": float("inf")}, "keep = inf"),
+        ({"seed": -1}, "seed = -1"),
+        ({"seed": 2**63 - 1}, "seed = 9223372036854775807"),
+        ({"scoring": {"bounds": {"extrenal": (-2, 18)}}}, "extrenal, which is no source"),
+        ({"scoring": {"divisors": {"implicit": 2.0}}}, "implicit, which is no source"),
+        ({"scoring": {"scale": {"judge": 2.0}}}, "judge, which is no source"),
+        ({"scoring": {"bounds": {"external": (-float("inf"), 18)}}}, "two finite margins"),
+        ({"scoring": {"bounds": {"external": (-2, float("inf"))}}}, "two finite margins"),
+        ({"scoring": {"scale": {"external": float("inf")}}}, "above 0 and finite"),
+        ({"scoring": {"divisors": {"external": float("inf")}}}, "above 0 and finite"),
+        ({"scoring": {"low": float("-inf")}}, "a finite number"),
+        ({"limits": {"near": {"by": "minhash"}}}, "per_group, which is not set"),
+        ({"options": {"lam": -1.0}}, "lam = -1"),
+        ({"options": {"lam": float("nan")}}, "lam = nan"),
+    ],
+)
+def test_settings_that_cannot_be_meant_or_would_do_nothing(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Selection(**settings)
+
+
+def test_options_that_the_rule_does_not_read_and_ids_as_numbers_are_refused() -> None:
+    pairs = pool(60, missing=0, whole=True)
+    with pytest.raises(ConfigError, match=r"options\.eta does nothing with rule margins; it belongs to rs_dpo"):
+        select(pairs, Selection(options={"eta": 0.9}))
+    with pytest.raises(ConfigError, match=r"options\.column does nothing with rule random"):
+        select(pairs, Selection(rule="random", options={"column": "margin"}))
+    assert select(pairs, Selection(options={"eta": 0.9}), all_rules=True).facts["kept"]
+    for settings in (
+        {"margins": ["chosen_id"]},
+        {"rule": "lowest", "options": {"column": "prompt_id"}},
+        {"limits": {"bands": {"rejected_id": (0.1, 0.9)}}},
+    ):
+        with pytest.raises(ConfigError, match="is an id and says nothing"):
+            select(pairs, Selection(**settings))
+
+
+def test_scoring_by_source_is_compared_with_each_source_alone() -> None:
+    settings = Selection(margins=BOTH, keep=0.2, scoring={"bounds": {"external": (-2, 18), "implicit": (-2, 30)}})
+    told = compare(pool(200), settings)
+    assert {"margins: external", "margins: implicit", "margins: judge"} <= set(told["names"])
+
+
+def test_random_subsets_obey_the_caps_of_the_selection() -> None:
+    pairs = pool(600, per_prompt=5, missing=0)
+    done = select(pairs, Selection(keep=0.15, limits={"per_prompt": 1}))
+    for (_,), part in done.controls.group_by("seed"):
+        assert part["prompt_id"].n_unique() == part.height == 90
+    assert done.facts["control"]["capped"] is True
+    even = pairs.with_columns(source=pl.Series(["big"] * 500 + ["small"] * 100))
+    shared = select(even, Selection(keep=0.2, limits={"per_source": "proportional"}))
+    for (_,), part in shared.controls.join(even, on=["prompt_id", "chosen_id", "rejected_id"]).group_by("seed"):
+        assert part["source"].value_counts().sort("source")["count"].to_list() == [100, 20]
+    clash = select(pairs, Selection(keep=0.3, limits={"per_prompt": 2, "per_source": 45}))
+    assert set(clash.controls.group_by("seed").len()["len"]) == {clash.facts["kept"]}
+    assert select(pairs, Selection(keep=0.15)).facts["control"]["capped"] is False
+
+
+def test_a_source_keeps_its_share_of_all_its_pairs_ranked_or_not() -> None:
+    pairs = pool(1000, missing=0).with_columns(source=pl.Series(["big"] * 900 + ["small"] * 100))
+    holed = pairs.with_columns(margin=pl.when(pl.int_range(pl.len()) >= 450).then("margin"))
+    took = select(holed, Selection(keep=0.2, limits={"per_source": "proportional"})).table.filter("kept")
+    assert dict(took["source"].value_counts().iter_rows()) == {"big": 180, "small": 20}
+
+
+def test_a_budget_of_nothing_is_warned_of() -> None:
+    assert any("nothing is kept" in line for line in run(world(50), keep=0).facts["warnings"])
+
+
+def test_a_column_that_the_selection_makes_is_not_replaced_in_silence() -> None:
+    for name in ("p_external", "conflict"):
+        with pytest.raises(DataError, match=f"have {name} already"):
+            run(world(50).with_columns(pl.lit(1.0).alias(name)))
+    with pytest.raises(DataError, match="have weight already"):
+        select(pool(50).with_columns(weight=7.0), Selection(rule="wpo"))

@@ -419,3 +419,133 @@ def test_two_real_raters_of_the_same_pairs(real_data: Path, tmp_path: Path) -> N
     kept, all_pairs = (facts["sets"][name]["margins"]["m0"]["below_zero"] for name in ("kept", "pool"))
     assert kept < all_pairs
     assert 0 < facts["labels"]["pool"] < 0.5 or facts["labels"].get("why")
+
+
+def both_tables(pairs: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What crossfit and influence write about the same pairs."""
+    ids = pairs.select("prompt_id", "chosen_id", "rejected_id")
+    rows = pl.int_range(pl.len())
+    books = {"n_tokens_chosen": rows + 3, "n_tokens_rejected": rows + 2, "reason": pl.lit(None, pl.String)}
+    crossed = ids.with_columns(
+        margin_implicit=pl.lit(1.0), implicit_per_token=pl.lit(0.1), loss=0.5, ppl_diff=0.2, seed_pair=rows < 9,
+        scored_by=pl.lit("0-1"), truncated=rows == 0, **books,
+    )  # fmt: skip
+    moved = ids.with_columns(
+        influence=rows * 1.0, irm=rows * 0.5, loss=0.4, loss_val=0.3, lossdiff=0.1, truncated=rows == 1, **books
+    )
+    return crossed, moved
+
+
+def test_cross_fitted_numbers_and_influences_are_joined_together(tmp_path: Path) -> None:
+    pairs = table_file(tmp_path / "in.parquet")
+    for at, frame in enumerate(both_tables(pairs)):
+        frame.write_parquet(tmp_path / f"{at}.parquet")
+    for order in ((0, 1), (1, 0)):
+        beside = Beside(numbers=tuple(tmp_path / f"{at}.parquet" for at in order))
+        select_source(tmp_path / "in.parquet", tmp_path / "out", Selection(rule="selective"), beside)
+        table = pl.read_parquet(tmp_path / "out" / "selection.parquet")
+        assert table["loss_cross"].unique().to_list() == [0.5]
+        assert table["loss"].unique().to_list() == [0.4]
+        assert table["truncated"].to_list() == [True, True, *[False] * 78]
+        assert table["n_tokens_chosen"].to_list() == [i + 3 for i in range(80)]
+
+
+def test_what_is_read_is_never_deleted(tmp_path: Path) -> None:
+    table_file(tmp_path / "in.parquet")
+    out = tmp_path / "out"
+    select_source(tmp_path / "in.parquet", out, Selection(keep=20))
+    control = out / "controls" / "random-2.parquet"
+    before = control.read_bytes()
+    with pytest.raises(ConfigError, match=r"holds random-2\.parquet, which is read"):
+        select_source(control, out, Selection(keep=3, controls={"n": 1}))
+    with pytest.raises(ConfigError, match="which is read"):
+        select_source(tmp_path / "in.parquet", out, Selection(), Beside(numbers=(control,)))
+    assert control.read_bytes() == before
+
+
+def test_a_second_selection_writes_its_own_scores_and_ranks(tmp_path: Path) -> None:
+    table_file(tmp_path / "in.parquet")
+    select_source(tmp_path / "in.parquet", tmp_path / "one", Selection(keep=60))
+    facts = select_source(tmp_path / "one", tmp_path / "two", Selection(rule="lowest", keep=5))
+    ids = ["prompt_id", "chosen_id", "rejected_id"]
+    kept = pl.read_parquet(tmp_path / "two" / "pairs.parquet").sort(ids)
+    wanted = pl.read_parquet(tmp_path / "two" / "selection.parquet").filter("kept").sort(ids)
+    assert kept.select("fused_score", "rank").equals(wanted.select("fused_score", "rank"))
+    assert sorted(kept["rank"]) == [1, 2, 3, 4, 5]
+    assert any("of an earlier selection" in line for line in facts["read"])
+    assert "rank" not in pl.read_parquet(tmp_path / "two" / "controls" / "random-0.parquet").columns
+
+
+@pytest.mark.parametrize(("side", "empty"), [("chosen", None), ("rejected", []), ("chosen", [None]), ("chosen", [" "])])
+def test_a_side_without_text_is_set_aside_with_a_reason(tmp_path: Path, side: str, empty: Any) -> None:
+    rows = trl_file(tmp_path / "in.jsonl", 20).to_dicts()
+    rows[4]["score_chosen"] = 1000.0
+    rows[4][side] = empty if not empty else [{"role": "assistant", "content": empty[0]}]
+    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    facts = select_source(tmp_path / "in.jsonl", tmp_path / "out", Selection(keep=20))
+    assert facts["kept"] == facts["pairs"] == 19
+    assert facts["not_read"] == {f"no_{side}": 1}
+    dropped = pl.read_parquet(tmp_path / "out" / "dropped.parquet")
+    assert dropped["reason"].to_list() == [f"no_{side}"]
+    assert "n4" not in pl.read_parquet(tmp_path / "out" / "pairs.parquet")["note"].to_list()
+
+
+def test_ids_of_numbers_that_are_no_pair_are_counted_and_never_rounded(tmp_path: Path) -> None:
+    pl.DataFrame({"pair_id": range(50), "margin": [i / 2 for i in range(50)]}).write_parquet(tmp_path / "in.parquet")
+    numbers = tmp_path / "n.parquet"
+    pl.DataFrame({"pair_id": ["0", "1", "99", "x", None], "irm": [1.0, 2.0, 3.0, 4.0, 5.0]}).write_parquet(numbers)
+    settings, beside = Selection(rule="irm_large"), Beside(numbers=(numbers,))
+    facts = select_source(tmp_path / "in.parquet", tmp_path / "out", settings, beside)
+    assert facts["reasons"]["irm_missing"] == 48
+    assert any(f"3 ids of {numbers} are no pair here" in line for line in facts["read"])
+    assert "are no pair here" in (tmp_path / "out" / "report.html").read_text()
+    pl.DataFrame({"pair_id": [0.0, 1.5], "irm": [1.0, 2.0]}).write_parquet(numbers)
+    with pytest.raises(DataError, match="an id is text or a whole number"):
+        select_source(tmp_path / "in.parquet", tmp_path / "out", settings, beside)
+
+
+def test_every_file_that_was_read_is_recorded_under_its_path(tmp_path: Path, recipe: Callable, pairwright: Any) -> None:
+    table_file(tmp_path / "in.parquet")
+    ids = pl.read_parquet(tmp_path / "in.parquet").select("prompt_id", "chosen_id", "rejected_id")
+    files = [tmp_path / name / "n.parquet" for name in ("a", "b")]
+    for at, file in enumerate(files):
+        file.parent.mkdir()
+        ids.with_columns(pl.lit(1.0).alias(f"x{at}")).write_parquet(file)
+    facts = select_source(tmp_path / "in.parquet", tmp_path / "out", Selection(), Beside(numbers=tuple(files)))
+    assert set(facts["inputs"]) == {str(each) for each in (tmp_path / "in.parquet", *files)}
+    assert len(set(facts["inputs"].values())) == 3
+    assert pairwright("run", recipe(), "--out", tmp_path / "run").returncode == 0
+    told = select_source(tmp_path / "run", tmp_path / "more", Selection(keep=0.5))["inputs"]
+    assert str(tmp_path / "run" / "pairs.parquet") in told
+    assert any("scores-" in name for name in told)
+
+
+def test_a_run_that_selects_nothing_any_more_keeps_no_numbers_of_seed_models(tmp_path: Path) -> None:
+    from pairwright.after import forget_selection
+
+    for name in ("seed_models.parquet", "seed_models.json", "selection.parquet", "pairs.parquet"):
+        (tmp_path / name).write_bytes(b"")
+    forget_selection(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.parquet"]
+
+
+@pytest.mark.parametrize("where", ["file", "file/below"])
+def test_an_out_that_is_a_file_is_one_line(tmp_path: Path, where: str) -> None:
+    table_file(tmp_path / "in.parquet")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="is a file; name a folder"):
+        select_source(tmp_path / "in.parquet", tmp_path / where, Selection())
+
+
+def test_huge_whole_numbers_in_json_lines_are_one_line(tmp_path: Path) -> None:
+    lines = [json.dumps({"pair_id": 10**20 + i, "margin": float(i)}) for i in range(20)]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    with pytest.raises(DataError):
+        select_source(tmp_path / "in.jsonl", tmp_path / "out", Selection())
+
+
+def test_the_page_says_that_the_subsets_were_drawn_under_caps(tmp_path: Path) -> None:
+    table_file(tmp_path / "in.parquet")
+    for limits, said in (({"per_prompt": 1}, True), ({}, False)):
+        select_source(tmp_path / "in.parquet", tmp_path / "out", Selection(keep=20, limits=limits))
+        assert ("under the caps" in (tmp_path / "out" / "report.html").read_text()) is said

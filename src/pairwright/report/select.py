@@ -95,6 +95,8 @@ def _chance(facts: Mapping[str, Any]) -> Html:
         f"{control['n']} random subsets of the same size share {percent(control['overlap'])} of the selection; by chance it is "
         f"{percent(control['chance'])} ± {percent(control['chance_sd'])}."
     )
+    if control.get("capped"):
+        told += " The subsets were drawn under the caps of the selection; chance is that of sets without caps."
     length = facts["score_and_length"]
     more = length.get("why") or f"Rank correlation of the score with the length gap: {number(length['spearman'])}."
     return join([el("p", told), el("p", more)])

@@ -3,9 +3,26 @@
 import numpy as np
 import polars as pl
 
-from pairwright.core.ranking import place_within
+from pairwright.core.ranking import place_within, take
 from pairwright.core.segments import Bools, Keys
 from pairwright.select.pool import Pool
+from pairwright.select.rank import Chosen, by_source
+from pairwright.select.settings import Limits
+
+
+def capped_subset(pool: Pool, chosen: Chosen, limits: Limits, seed: int) -> Bools:
+    """As many pairs as were kept, drawn by (seed, ids) from those that could be ranked, under the caps of the selection.
+
+    Where two caps together stop a draw short of that number, it is filled up without them.
+    """
+    key_I, k = _control_keys(pool, seed), int(chosen.keep_I.sum())
+    rows = np.flatnonzero(chosen.able_I)
+    rows = by_source(pool, limits, rows[np.argsort(key_I[rows])])
+    taken, _ = take(k, [(pool.codes(column)[rows], most) for column, most in chosen.caps], len(rows))
+    drawn_I = np.zeros(pool.n, bool)
+    drawn_I[rows[taken]] = True
+    drawn_I[rows[~taken][: k - int(taken.sum())]] = True
+    return drawn_I
 
 
 def random_subset(pool: Pool, keep_I: Bools, able_I: Bools, seed: int, *, same_prompts: bool = False) -> Bools:

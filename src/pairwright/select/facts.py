@@ -11,15 +11,16 @@ from pairwright.core.noise import judge_accuracy, noise_rate_of_two_sources
 from pairwright.core.overlap import chance_overlap, overlap, spread_of_chance
 from pairwright.core.segments import Bools, Floats
 from pairwright.errors import ConfigError
-from pairwright.select.margins import ALIKE, NAMED, column_of
+from pairwright.select.margins import ALIKE, NAMED, column_of, voice
 from pairwright.select.pool import Lengths, Pool
 from pairwright.select.rank import Chosen
+from pairwright.select.rules import columns_read
 from pairwright.select.settings import Selection
 
 MOST = 200_000  # pairs that correlations and quantiles are made of; beyond, those with the smallest seeded numbers
 POINTS = 1_500  # of the joint plot
 BINS = 40
-SHOWN = ("influence", "lossdiff", "irm", "loss_val", "wpo_weight", "ppl_diff")
+SHOWN = ("implicit_per_token", "influence", "lossdiff", "irm", "loss_val", "wpo_weight", "ppl_diff")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -46,11 +47,13 @@ class View:
 
 
 def _margin_columns(pool: Pool) -> dict[str, str]:
-    """{source: column} of every margin that the pool has."""
+    """{source: column} of the margins that the pool has, one of each voice: two forms of one margin are no two opinions."""
     found = {name: column for name, column in NAMED.items() if pool.has(column)}
+    voices = {voice(column) for column in found.values()}
     for column, kind in pool.frame.schema.items():
-        if column.startswith("margin_") and kind.is_numeric() and column not in found.values():
+        if column.startswith("margin_") and kind.is_numeric() and voice(column) not in voices:
             found[column.removeprefix("margin_")] = column
+            voices.add(voice(column))
     return found
 
 
@@ -68,7 +71,7 @@ def describe(view: View, chosen: Chosen, controls: list[Bools], settings: Select
         "described_by": view.n,
         "independence": sources,
         "sets": {name: summary(view, set_I) for name, set_I in sets.items()},
-        "control": _control(view, chosen, controls),
+        "control": _control(view, chosen, controls, settings),
         "score_and_length": _score_and_length(view, chosen),
         "labels": labels(view, chosen, settings),
     }
@@ -172,15 +175,20 @@ def _number(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-def _control(view: View, chosen: Chosen, controls: list[Bools]) -> dict[str, Any]:
-    """The random subsets: their mean numbers, and their overlap with the selection beside what chance gives."""
+def _control(view: View, chosen: Chosen, controls: list[Bools], settings: Selection) -> dict[str, Any]:
+    """The random subsets: their mean numbers, and their overlap with the selection beside what chance gives.
+
+    Chance is that of sets without caps; `capped` says that these were drawn under those of the selection.
+    """
     told = [summary(view, drawn_I) for drawn_I in controls]
     if not told:
         return {"n": 0}
     overlaps = [overlap(chosen.keep_I[chosen.able_I], drawn_I[chosen.able_I]) for drawn_I in controls]
     kept_I = chosen.keep_I[chosen.able_I]
+    capped = bool(chosen.caps or settings.limited.per_source is not None) and not settings.controlled.same_prompts
     return {
         "n": len(told),
+        "capped": capped,
         "overlap": _number(float(np.mean(overlaps))),
         "chance": _number(chance_overlap(kept_I, kept_I)),
         "chance_sd": _number(spread_of_chance(kept_I, kept_I)),
@@ -248,16 +256,12 @@ def labels(view: View, chosen: Chosen, settings: Selection) -> dict[str, Any]:
         "assumes": "label and sources err independently given the truth",
         "kept": {},
     }
-    used = (
-        {column_of(view.pool, name) for name in settings.margins}
-        if settings.rule == "margins"
-        else set(chosen.scored.missing)
-    )
+    used = {voice(column) for column in columns_read(view.pool, settings)}
     kept_I = chosen.keep_I[view.rows]
     for at, name in enumerate(names, start=1):
         wrong = 1 - float(judges.accuracy_J[at])
         sign = _sign(held[name])[kept_I]
-        if view.columns[name] in used or not np.isfinite(sign).any() or not 0 <= wrong < 0.5:
+        if voice(view.columns[name]) in used or not np.isfinite(sign).any() or not 0 <= wrong < 0.5:
             continue
         two = noise_rate_of_two_sources(float(np.nanmean(sign)), first=wrong)
         told["kept"][name] = {"rate": _number(two.second), "source_wrong": wrong, "why": two.reason}

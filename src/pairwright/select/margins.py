@@ -7,10 +7,14 @@ import numpy as np
 from pairwright.core import margins as core
 from pairwright.core.segments import Bools, Floats
 from pairwright.errors import ConfigError, DataError
-from pairwright.select.pool import Pool
+from pairwright.select.pool import LARGEST, Pool
 from pairwright.select.settings import Scoring, Selection
 
 NAMED = {"external": "margin", "implicit": "margin_implicit"}
+FORMS = ("margin_per_token", "implicit_per_token")  # of margin_implicit, as cross-fitting writes it
+MODELLED = {
+    *FORMS, "irm", "influence", "loss", "loss_cross", "loss_val", "lossdiff", "wpo_weight", "ppl_diff",
+}  # fmt: skip
 WIDE = 5.0  # the IQR (or sd) that `rescale` gives a margin: the published constants suit spreads of this order
 ALIKE = 0.9  # rank correlation above which two sources count as one given twice
 
@@ -36,7 +40,22 @@ def column_of(pool: Pool, source: str) -> str:
 
 
 def implicit(source: str) -> bool:
-    return "implicit" in source or source == "irm"
+    return "implicit" in source or source in ("irm", "per_token")
+
+
+def modelled(column: str) -> bool:
+    """Whether a model that was trained on pairs made the number."""
+    return "implicit" in column or column in MODELLED
+
+
+def voice(column: str) -> str:
+    """What a column is the opinion of: all numbers of trained models count as one voice, whatever their form."""
+    return "implicit" if modelled(column) else "margin" if column in ("score_chosen", "score_rejected") else column
+
+
+def stem(column: str) -> str:
+    """The margin that a column is another form of: per token or summed, it is the same model's."""
+    return "margin_implicit" if column in FORMS else column.removesuffix("_per_token")
 
 
 def fuse(pool: Pool, settings: Selection, usable_I: Bools) -> Fused:
@@ -50,6 +69,10 @@ def fuse(pool: Pool, settings: Selection, usable_I: Bools) -> Fused:
         raise DataError(f"no pair has all of the margins {', '.join(names)}; there is nothing to rank")
     facts: dict[str, Any] = {}
     scores, warnings, tie_I = {}, [], np.zeros(pool.n)
+    if len({stem(column) for column in given}) < len(given):
+        warnings.append(
+            f"{', '.join(given)} hold one model's margin in two forms: one opinion is counted twice; leave one out"
+        )
     raw = {name: _rescaled(margin_I, able_I, how) for name, margin_I in zip(names, given.values(), strict=True)}
     for name, margin_I in raw.items():
         told, score_I = _score(name, margin_I, able_I, how)
@@ -76,6 +99,10 @@ def _rescaled(margin_I: Floats, able_I: Bools, how: Scoring) -> Floats:
     spread = core.iqr(margin_I[able_I]) if how.rescale == "iqr" else float(np.std(margin_I[able_I]))
     if not spread > 0:
         raise DataError(f"rescale = {how.rescale}: the margins do not spread ({how.rescale} 0); leave rescale out")
+    if not WIDE / spread < LARGEST:
+        raise DataError(
+            f"rescale = {how.rescale}: the margins spread by {spread:.3g}, next to nothing; leave rescale out"
+        )
     return margin_I * (WIDE / spread)
 
 

@@ -25,6 +25,7 @@ NEEDS = {
 }
 LENGTHS = (("n_tokens_{}", "tokens"), ("tokens_{}", "tokens"), ("n_chars_{}", "characters"))
 BLOCK = 1_000_000
+LARGEST = 1e150  # numbers beyond count as infinite: sums and squares of what is left stay within floats
 
 
 class Lengths(NamedTuple):
@@ -38,7 +39,7 @@ class Lengths(NamedTuple):
 
 
 class Pool:
-    """A frame of pairs whose ids are checked. Numbers are float64 with nan for what is missing or not finite."""
+    """A frame of pairs whose ids are checked. Numbers are float64 with nan for what is missing or beyond `LARGEST`."""
 
     def __init__(self, pairs: pl.DataFrame) -> None:
         self.frame, self.n = pairs, pairs.height
@@ -72,8 +73,8 @@ class Pool:
             raise DataError(f"column {name} is {kind}, not a number")
         column = self.frame[name] if rows is None else self.frame[name].gather(rows)
         values: Floats = column.cast(pl.Float64).to_numpy()
-        if not np.isfinite(values.sum()):  # a nan or inf somewhere, or a sum beyond floats
-            values = np.where(np.isfinite(values), values, np.nan)
+        if len(values) and not (values.min() >= -LARGEST and values.max() <= LARGEST):  # a nan, or too large
+            values = np.where(np.abs(values) <= LARGEST, values, np.nan)
         return values
 
     def why_missing(self, name: str) -> str:
@@ -83,9 +84,12 @@ class Pool:
         """A column of truth values, null counting as false; None where it is not there."""
         if name not in self.frame.columns:
             return None
-        if self.frame.schema[name] != pl.Boolean:
-            raise DataError(f"column {name} is {self.frame.schema[name]}, not true or false")
-        return self.frame[name].fill_null(False).to_numpy()
+        held = self.frame[name]
+        if held.dtype.is_integer() and held.is_between(0, 1).fill_null(True).all():
+            held = held.cast(pl.Boolean)
+        if held.dtype not in (pl.Boolean, pl.Null):
+            raise DataError(f"column {name} is {held.dtype}, not true or false, nor 1 or 0")
+        return held.cast(pl.Boolean).fill_null(False).to_numpy()
 
     def codes(self, name: str) -> Codes:
         """A whole number per value of a column, equal where the values are; null is a value of its own."""
@@ -153,6 +157,10 @@ def _id_columns(pairs: pl.DataFrame) -> list[str]:
         kind = pairs.schema.get(name, pl.String())
         if kind != pl.String and not kind.is_integer():
             raise DataError(f"column {name} is {kind}; an id is text or a whole number")
+        if kind in (pl.UInt64, pl.Int128, pl.UInt128) and pairs[name].max() is not None:
+            least, most = int(pairs[name].min()), int(pairs[name].max())  # type: ignore[arg-type]
+            if not (least >= -(2**63) and most < 2**63):
+                raise DataError(f"column {name} has whole numbers beyond 64 signed bits ({most}); write them as text")
     return ids
 
 

@@ -37,6 +37,7 @@ class Chosen(NamedTuple):
     scored: Scored
     facts: dict[str, Any]
     warnings: list[str]
+    caps: list[tuple[str, int]]  # (column, most) of what may be kept of one value
 
     def reason_column(self) -> pl.Series:
         names = pl.Series(self.reasons, dtype=pl.Enum(self.reasons))
@@ -70,9 +71,11 @@ def choose(pool: Pool, settings: Selection) -> Chosen:
     able_I, ranked_I = _able(scored, usable_I, why)
     score_I, band_facts = _banded(pool, scored, limits, ranked_I, why)
     scored = scored._replace(missing=dict.fromkeys(scored.missing, np.zeros(0)))  # ten million rows are 80 MB each
-    rows = _by_source(pool, limits, _order(pool, score_I, scored, ranked_I))
+    rows = by_source(pool, limits, _order(pool, score_I, scored, ranked_I))
     k = settings.budget(pool.n, rule.keep)
-    keep_I = _kept(pool, rows, k, _caps(pool, limits, scored, rows), why)
+    caps = _caps(limits, scored)
+    held = [(name, (pool.codes(column)[rows], most)) for name, column, most in caps]
+    keep_I = _kept(pool, rows, k, held, why)
     if scored.last_I is not None:
         why.give(scored.last_I & ranked_I & ~keep_I, "conflict")
     why.give(ranked_I & ~keep_I, BELOW)
@@ -82,7 +85,11 @@ def choose(pool: Pool, settings: Selection) -> Chosen:
     scored = scored._replace(tie_I=None, out_I=None)
     facts |= {"able": int(able_I.sum()), "ranked": len(rows)}
     told = [*warnings, *scored.warnings]
-    return Chosen(score_I, rank_I, keep_I, able_I, why.of_I, why.names, scored, facts, told)
+    if k == 0:
+        asked = rule.keep if settings.keep is None else settings.keep
+        told.append(f"a budget of {asked:g} of {pool.n} pairs is none: nothing is kept")
+    most = [(column, cap) for _, column, cap in caps]
+    return Chosen(score_I, rank_I, keep_I, able_I, why.of_I, why.names, scored, facts, told, most)
 
 
 def _usable(pool: Pool, settings: Selection, why: _Reasons) -> tuple[Bools, list[str]]:
@@ -91,7 +98,7 @@ def _usable(pool: Pool, settings: Selection, why: _Reasons) -> tuple[Bools, list
     A seed pair with a `scored_by` was scored by a model that did not see it (cross-fitted), and is ranked.
     """
     seeds_I = pool.flag("seed_pair")
-    if seeds_I is None or not model_based(settings):
+    if seeds_I is None or not model_based(pool, settings):
         return np.ones(pool.n, bool), []
     if "scored_by" in pool.frame.columns:
         seeds_I = seeds_I & pool.frame["scored_by"].is_null().to_numpy()
@@ -182,24 +189,28 @@ def _order(pool: Pool, score_I: Floats, scored: Scored, ranked_I: Bools) -> Ints
     return orders[0] if len(orders) == 1 else np.concatenate(orders)
 
 
-def _by_source(pool: Pool, limits: Limits, rows: Ints) -> Ints:
-    """proportional: the best share of every source first, so that each cut takes the same share of all of them."""
+def by_source(pool: Pool, limits: Limits, rows: Ints) -> Ints:
+    """proportional: the best share of every source first, so that each cut takes the same share of all of them.
+
+    The share is one of all pairs of the source, ranked or not; a source that runs out leaves its place to the others.
+    """
     if limits.per_source != "proportional":
         return rows
-    code = pool.codes(limits.source)[rows]
-    place = place_within(code)
-    _, at, size = np.unique(code, return_inverse=True, return_counts=True)
-    share = (place + 0.5) / size[at]
+    code_I = pool.codes(limits.source)
+    names, size = np.unique(code_I, return_counts=True)
+    code = code_I[rows]
+    share = (place_within(code) + 0.5) / size[np.searchsorted(names, code)]
     return rows[ordered(share, lambda tied: [tied])]
 
 
-def _caps(pool: Pool, limits: Limits, scored: Scored, rows: Ints) -> list[tuple[str, tuple[Codes, int]]]:
+def _caps(limits: Limits, scored: Scored) -> list[tuple[str, str, int]]:
+    """(name of the reason, column, most) of every cap."""
     per_prompt = limits.per_prompt or scored.per_prompt
-    wanted: list[tuple[str, str, int]] = []
+    caps: list[tuple[str, str, int]] = []
     if per_prompt:
-        wanted.append(("prompt", "prompt_id", per_prompt))
+        caps.append(("prompt", "prompt_id", per_prompt))
     if isinstance(limits.per_source, int):
-        wanted.append(("source", limits.source, limits.per_source))
+        caps.append(("source", limits.source, limits.per_source))
     if limits.per_group:
-        wanted.append(("near_duplicate", "near_group", limits.per_group))
-    return [(name, (pool.codes(column)[rows], most)) for name, column, most in wanted]
+        caps.append(("near_duplicate", "near_group", limits.per_group))
+    return caps

@@ -11,7 +11,7 @@ sets aside stand in `out_I` with a reason. Caps, bands and the budget are those 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.special
@@ -20,8 +20,8 @@ from pairwright.core import flips
 from pairwright.core import margins as core
 from pairwright.core.segments import Bools, Floats, Ints, Keys
 from pairwright.errors import ConfigError, DataError, NotConverged, NotIdentifiable
-from pairwright.select.margins import Fused, column_of, fuse
-from pairwright.select.pool import Pool
+from pairwright.select.margins import Fused, column_of, fuse, modelled, stem
+from pairwright.select.pool import SIDES, Pool
 from pairwright.select.settings import Selection
 
 Band = tuple[float, float]
@@ -49,21 +49,48 @@ class Scored(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """`keep` is the share that its source keeps; `model` says that its numbers come from a model trained on pairs."""
+    """`keep` is the share that its source keeps; `reads` the columns of its own, or the sources of the settings that it
+    ranks by; `options` what it reads of `Options`.
+    """
 
     score: Callable[[Pool, Selection, Bools], Scored]
     about: str
     keep: float
-    model: bool = False
+    reads: tuple[str, ...] | Literal["first", "all"] = ()
+    options: tuple[str, ...] = ()
 
 
-def model_based(settings: Selection) -> bool:
+def columns_read(pool: Pool, settings: Selection) -> set[str]:
+    """The columns that have a say in a selection: those of the rule and of the bands."""
+    rule, bands = rule_of(settings.rule), set(settings.limited.bands)
+    if settings.tuned.column and "column" in rule.options:
+        return bands | {settings.tuned.column}
+    if settings.rule == "ensemble":
+        return bands | set(_members(pool, settings))
+    if settings.rule == "fdpo":
+        return bands | {"score_chosen", *_rounds(pool)}
+    if isinstance(rule.reads, tuple):
+        return bands | set(rule.reads)
+    return bands | {column_of(pool, name) for name in settings.margins[: 1 if rule.reads == "first" else None]}
+
+
+def model_based(pool: Pool, settings: Selection) -> bool:
     """Whether pairs that a model was trained on look better to this selection than they are."""
-    if settings.rule in ("margins", "ensemble"):
-        return any(name not in ("external", "margin") for name in settings.margins)
-    if settings.rule in ("lowest", "lowest_gap"):
-        return "implicit" in settings.margins[0]
-    return RULES[settings.rule].model
+    return any(map(modelled, columns_read(pool, settings)))
+
+
+def refuse_unread(pool: Pool, settings: Selection, *, all_rules: bool) -> None:
+    """ConfigError for settings that would do nothing, and for an id that is taken for a number."""
+    rule = rule_of(settings.rule)
+    read = {name for each in RULES.values() for name in each.options} if all_rules else set(rule.options)
+    if idle := [name for name in settings.options if name not in read]:
+        readers = [name for name, each in RULES.items() if idle[0] in each.options]
+        raise ConfigError(
+            f"options.{idle[0]} does nothing with rule {settings.rule}; it belongs to {', '.join(readers)}"
+        )
+    ids = columns_read(pool, settings) | {column_of(pool, name) for name in settings.margins}
+    if wrong := sorted(ids & {*pool.ids, "prompt_id", "pair_id", *SIDES}):
+        raise ConfigError(f"{wrong[0]} is an id and says nothing about a pair; name a column of numbers")
 
 
 def margins(pool: Pool, settings: Selection, usable_I: Bools) -> Scored:
@@ -190,7 +217,7 @@ def fdpo(pool: Pool, settings: Selection, usable_I: Bools) -> Scored:
 
     Columns reward_fresh, reward_fresh_2, ... are rounds: what died in one stays dead.
     """
-    rounds = [name for name in pool.frame.columns if name == "reward_fresh" or name.startswith("reward_fresh_")]
+    rounds = _rounds(pool)
     if not rounds:
         pool.number("reward_fresh")  # says what is missing
     chosen_I = pool.number("score_chosen")
@@ -209,6 +236,10 @@ def fdpo(pool: Pool, settings: Selection, usable_I: Bools) -> Scored:
     out_I = over_I >= settings.tuned.threshold
     facts = {"rounds": dict(zip(rounds, alive, strict=True)), "of": known}
     return Scored(-over_I, held, out_I=out_I, why_out="policy_is_better", facts=facts, warnings=warned)
+
+
+def _rounds(pool: Pool) -> list[str]:
+    return [name for name in pool.frame.columns if name == "reward_fresh" or name.startswith("reward_fresh_")]
 
 
 def wpo(pool: Pool, settings: Selection, usable_I: Bools) -> Scored:
@@ -260,29 +291,35 @@ def perpcorrect(pool: Pool, settings: Selection, usable_I: Bools) -> Scored:
 
 def ensemble(pool: Pool, settings: Selection, usable_I: Bools) -> Scored:
     """Mean margin less lam times the disagreement of the members, each scaled to sd 1; lam = inf: the worst member."""
-    names = [column_of(pool, name) for name in settings.margins]
-    if settings.margins == ["external"]:  # nobody named members: all margins of raters that there are
-        numeric = [name for name, kind in pool.frame.schema.items() if kind.is_numeric()]
-        others = [name for name in numeric if name.startswith("margin_") and "implicit" not in name]
-        names = ["margin"] * pool.has("margin") + others
-    if len(names) < 2:
+    names = _members(pool, settings)
+    if len(names) < 2 or len({stem(name) for name in names}) < len(names):
         raise NotIdentifiable(
-            f"an ensemble of {len(names)}: one model has no disagreement with itself. Give margins of two raters or more "
-            "(columns margin_NAME)"
+            f"an ensemble of {len({stem(name) for name in names})}: one model has no disagreement with itself. Give margins "
+            "of two raters or more (columns margin_NAME)"
         )
     held = {name: pool.number(name) for name in names}
     stacked_KI = np.stack([np.where(usable_I, margin_I, np.nan) for margin_I in held.values()])
     mean_I, sd_I, k_I = core.ensemble(stacked_KI)
+    scaled_KI = stacked_KI / np.array([row[~np.isnan(row)].std() for row in stacked_KI])[:, None]
     if np.isinf(settings.tuned.lam):
-        sd_K = np.array([row[~np.isnan(row)].std() for row in stacked_KI])
-        score_I = np.where(k_I > 1, np.fmin.reduce(stacked_KI / sd_K[:, None]), np.nan)
+        score_I = np.where(k_I > 1, np.fmin.reduce(scaled_KI), np.nan)
     else:
         score_I = mean_I - settings.tuned.lam * sd_I
-    flip_I = np.nanmean(np.where(k_I > 0, scipy.special.expit(-stacked_KI), 0.5), axis=0)
+    flip_I = np.nansum(scipy.special.expit(-scaled_KI), axis=0) / np.where(k_I > 0, k_I, np.nan)
     numbers: dict[str, Floats | Bools] = {"ensemble_mean": mean_I, "ensemble_sd": sd_I, "ensemble_flip": flip_I}
     facts = {"members": names, "pairs_with_one_member": int((k_I == 1).sum())}
     correlated = "members trained from one base share errors, so that their sd understates"
     return Scored(score_I, {"ensemble_sd": sd_I}, mean_I, numbers=numbers, facts={**facts, "caution": correlated})
+
+
+def _members(pool: Pool, settings: Selection) -> list[str]:
+    """Columns of the ensemble: the sources that are named, else all margins of raters; no trained model's is one."""
+    if settings.margins != ["external"]:
+        return [column_of(pool, name) for name in settings.margins]
+    numeric = [name for name, kind in pool.frame.schema.items() if kind.is_numeric()]
+    return ["margin"] * pool.has("margin") + [
+        name for name in numeric if name.startswith("margin_") and not modelled(name)
+    ]
 
 
 def length_matched(pool: Pool, settings: Selection, usable_I: Bools) -> Scored:
@@ -345,25 +382,38 @@ def _lengths(pool: Pool, rule: str) -> Any:
     return lengths
 
 
+COLUMN = ("column",)
 RULES = {
-    "margins": Rule(margins, "margins fused, the largest first (Deng et al. 2025)", 0.1),
-    "selective": Rule(selective, "lowest cross-fitted loss first (Selective DPO)", 0.5, model=True),
-    "tif": Rule(tif, "the middle of the influence (TIF)", 1.0, model=True),
-    "lossdiff_irm": Rule(lossdiff_irm, "the middle of LossDiff and of IRM", 1.0, model=True),
-    "irm_large": Rule(irm_large, "largest implicit reward margin under the current model", 0.1, model=True),
-    "irm_small": Rule(irm_small, "implicit reward margin nearest to 0", 0.1, model=True),
-    "irm_extremes": Rule(irm_extremes, "both ends of the implicit reward margin", 0.1, model=True),
-    "lowest_gap": Rule(lowest_gap, "smallest |margin| of the first source", 0.1),
-    "lowest": Rule(lowest, "smallest margin of the first source", 0.1),
-    "rs_dpo": Rule(rs_dpo, "reward gap above a threshold, capped per prompt (RS-DPO)", 1.0),
-    "fdpo": Rule(fdpo, "chosen better than fresh answers of the policy (fDPO)", 1.0),
-    "wpo": Rule(wpo, "most on-policy first (WPO weights)", 0.1, model=True),
-    "ensemble": Rule(ensemble, "mean margin less disagreement of raters", 0.1),
-    "perpcorrect": Rule(
-        perpcorrect, "labels that a clean surrogate does not call flipped (PerpCorrect)", 1.0, model=True
+    "margins": Rule(margins, "margins fused, the largest first (Deng et al. 2025)", 0.1, "all"),
+    "selective": Rule(
+        selective, "lowest cross-fitted loss first (Selective DPO)", 0.5, ("loss_cross", "loss", "loss_val"), COLUMN
     ),
-    "length_matched": Rule(length_matched, "sides of about equal length, largest margins first", 0.1),
-    "length_balanced": Rule(length_balanced, "chosen side longer as often as shorter, in every margin bin", 1.0),
+    "tif": Rule(tif, "the middle of the influence (TIF)", 1.0, ("influence",), COLUMN),
+    "lossdiff_irm": Rule(lossdiff_irm, "the middle of LossDiff and of IRM", 1.0, ("lossdiff", "irm")),
+    "irm_large": Rule(irm_large, "largest implicit reward margin under the current model", 0.1, ("irm",), COLUMN),
+    "irm_small": Rule(irm_small, "implicit reward margin nearest to 0", 0.1, ("irm",), COLUMN),
+    "irm_extremes": Rule(irm_extremes, "both ends of the implicit reward margin", 0.1, ("irm",), COLUMN),
+    "lowest_gap": Rule(lowest_gap, "smallest |margin| of the first source", 0.1, "first", COLUMN),
+    "lowest": Rule(lowest, "smallest margin of the first source", 0.1, "first", COLUMN),
+    "rs_dpo": Rule(
+        rs_dpo, "reward gap above a threshold, capped per prompt (RS-DPO)", 1.0, "first", ("column", "eta", "tau")
+    ),
+    "fdpo": Rule(fdpo, "chosen better than fresh answers of the policy (fDPO)", 1.0, ("score_chosen",), ("threshold",)),
+    "wpo": Rule(wpo, "most on-policy first (WPO weights)", 0.1, ("wpo_weight",), COLUMN),
+    "ensemble": Rule(ensemble, "mean margin less disagreement of raters", 0.1, "all", ("lam",)),
+    "perpcorrect": Rule(
+        perpcorrect,
+        "labels that a clean surrogate does not call flipped (PerpCorrect)",
+        1.0,
+        ("ppl_diff",),
+        ("column", "warm_up"),
+    ),
+    "length_matched": Rule(
+        length_matched, "sides of about equal length, largest margins first", 0.1, "first", ("column", "match")
+    ),
+    "length_balanced": Rule(
+        length_balanced, "chosen side longer as often as shorter, in every margin bin", 1.0, "first", ("column", "bins")
+    ),
     "random": Rule(random, "drawn at random", 0.1),
 }
 

@@ -9,11 +9,11 @@ import polars as pl
 from pairwright.core.overlap import beyond_chance, chance_overlap, overlap
 from pairwright.core.segments import Bools
 from pairwright.errors import DataError, PairwrightError
-from pairwright.select.controls import control_rows, random_subset
+from pairwright.select.controls import capped_subset, control_rows, random_subset
 from pairwright.select.facts import View, check_same_prompts, describe, summary
 from pairwright.select.pool import SIDES, Pool
 from pairwright.select.rank import KEPT, Chosen, choose
-from pairwright.select.rules import RULES
+from pairwright.select.rules import RULES, refuse_unread
 from pairwright.select.settings import Selection
 from pairwright.tables import drops
 
@@ -42,15 +42,19 @@ class Selected(NamedTuple):
         return drops("select", rows, pl.col("reason").cast(pl.String), detail=pl.concat_str(told, separator=", "))
 
 
-def select(pairs: pl.DataFrame, settings: Selection) -> Selected:
+def select(pairs: pl.DataFrame, settings: Selection, *, all_rules: bool = False) -> Selected:
     """Ranks the pairs by `settings.rule` and keeps the budget. Ids and numbers only: no text is read.
 
     The answer depends on the ids and numbers, not on the order of the rows. DataError where ids repeat, where a column
-    that the rule needs is not there, or where an earlier selection stands in the table.
+    that the rule needs is not there, or where an earlier selection stands in the table. ConfigError for options that the
+    rule does not read; with `all_rules` they may be those of any rule.
     """
     pool = _pool(pairs)
     check_same_prompts(pool, settings)
+    refuse_unread(pool, settings, all_rules=all_rules)
     chosen = choose(pool, settings)
+    if clash := [name for name in chosen.scored.numbers if name in pairs.columns]:
+        raise DataError(f"the pairs have {', '.join(clash)} already, which this selection makes; rename what is there")
     drawn = _draw(pool, chosen, settings)
     facts = describe(View(pool, settings.seed), chosen, list(drawn.values()), settings)
     facts = _finite({"settings": asdict(settings), **facts, "seeds": list(drawn)})
@@ -70,15 +74,17 @@ def _pool(pairs: pl.DataFrame) -> Pool:
 
 
 def _draw(pool: Pool, chosen: Chosen, settings: Selection) -> dict[int, Bools]:
-    told = settings.controlled
+    told, limits = settings.controlled, settings.limited
     seeds = range(settings.seed, settings.seed + told.n)
+    if (chosen.caps or limits.per_source is not None) and not told.same_prompts:
+        return {seed: capped_subset(pool, chosen, limits, seed) for seed in seeds}
     return {
         seed: random_subset(pool, chosen.keep_I, chosen.able_I, seed, same_prompts=told.same_prompts) for seed in seeds
     }
 
 
 def _table(pool: Pool, chosen: Chosen) -> pl.DataFrame:
-    numbers = {name: values for name, values in chosen.scored.numbers.items() if name not in pool.frame.columns}
+    numbers = chosen.scored.numbers
     rank = pl.Series("rank", chosen.rank_I)
     made = pl.DataFrame(
         {
@@ -133,7 +139,7 @@ def _arms(pool: Pool, settings: Selection) -> dict[str, Selection]:
     """The rules, `margins` by source and, with two sources or more, by ways of combining."""
     arms: dict[str, Selection] = {}
     for source in View(pool, settings.seed).columns:
-        arms[f"margins: {source}"] = replace(settings, rule="margins", margins=[source])
+        arms[f"margins: {source}"] = replace(settings.of([source]), rule="margins")
     if len(settings.margins) > 1:
         for combine in ("bayes", "add", "min", "mean", "min_rank"):
             arms[f"margins: {combine}"] = replace(settings, rule="margins", combine=combine)

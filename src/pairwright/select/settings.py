@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
+import numpy as np
 
 from pairwright.core.margins import EPS, LOW
 from pairwright.errors import ConfigError
@@ -34,9 +35,21 @@ class Scoring:
     def __post_init__(self) -> None:
         if not 0 < self.eps < 0.5:
             raise ConfigError(f"eps = {self.eps:g} cannot be: scores are clamped to eps .. 1 - eps; take 0 < eps < 0.5")
+        if not np.isfinite(self.low):
+            raise ConfigError(f"scoring.low = {self.low:g} cannot be: it is a margin, a finite number")
         for name, scale in self.scale.items():
-            if not scale > 0:
-                raise ConfigError(f"scale of {name} = {scale:g} cannot be: it is a width, above 0")
+            if not 0 < scale < np.inf:
+                raise ConfigError(f"scale of {name} = {scale:g} cannot be: it is a width, above 0 and finite")
+        for name, divisor in self.divisors.items():
+            if not 0 < divisor < np.inf:
+                raise ConfigError(
+                    f"divisors of {name} = {divisor:g} cannot be: the search starts at max / divisor, above 0 and finite"
+                )
+        for name, (low, high) in self.bounds.items():
+            if not -np.inf < low < high < np.inf:
+                raise ConfigError(
+                    f"bounds of {name} = {low:g} .. {high:g} cannot be: two finite margins, the lower one first"
+                )
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,8 @@ class Limits:
         if not 0 <= self.floor <= 1:
             raise ConfigError(f"floor is a share from 0 to 1, not {self.floor:g}")
         _ = self.alike
+        if self.near and self.per_group is None:
+            raise ConfigError("limits.near groups near-duplicates for limits.per_group, which is not set; set it too")
 
     @cached_property
     def alike(self) -> "Near":
@@ -122,6 +137,8 @@ class Options:
             )
         if not self.tau > 0 or self.bins < 1 or not 0 <= self.match <= 1:
             raise ConfigError("tau is above 0, bins counts from 1, match is a share from 0 to 1")
+        if not self.lam >= 0:
+            raise ConfigError(f"lam = {self.lam:g} cannot be: below 0 disagreement would count for a pair; 0 or more")
 
 
 @dataclass(frozen=True)
@@ -147,9 +164,18 @@ class Selection:
             raise ConfigError(f"margins names each source once, and at least one; not {self.margins}")
         if self.combine not in get_args(Combine):
             raise ConfigError(f"unknown combine {self.combine!r}; known: {', '.join(get_args(Combine))}")
-        if self.keep is not None and (not self.keep >= 0 or (self.keep > 1 and self.keep != int(self.keep))):
+        if self.keep is not None and not (0 <= self.keep <= 1 or (1 < self.keep < np.inf and self.keep % 1 == 0)):
             raise ConfigError(f"keep = {self.keep:g} is neither a share from 0 to 1 nor a whole number of pairs")
         _ = self.scored, self.limited, self.controlled, self.tuned
+        if not 0 <= self.seed < 2**63 - self.controlled.n:
+            raise ConfigError(
+                f"seed = {self.seed} cannot be: the seeds of the random subsets count from it, 0 to 2^63 - 1"
+            )
+        for key in ("bounds", "divisors", "scale"):
+            if unknown := [name for name in getattr(self.scored, key) if name not in self.margins]:
+                raise ConfigError(
+                    f"scoring.{key} names {', '.join(unknown)}, which is no source here; margins: {', '.join(self.margins)}"
+                )
 
     @cached_property
     def scored(self) -> Scoring:
@@ -162,6 +188,14 @@ class Selection:
     @cached_property
     def controlled(self) -> Controls:
         return parsed(Controls, self.controls, where="controls")
+
+    def of(self, margins: list[str]) -> "Selection":
+        """The same of other sources, with the scoring that belongs to these."""
+        keys = ("bounds", "divisors", "scale")
+        mine = {
+            key: {n: v for n, v in self.scoring[key].items() if n in margins} for key in keys if key in self.scoring
+        }
+        return dataclasses.replace(self, margins=margins, scoring={**self.scoring, **mine})
 
     @cached_property
     def tuned(self) -> Options:
