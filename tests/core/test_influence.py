@@ -188,6 +188,14 @@ class TestStep:
         )
         assert choose_step([*steps, good]).step == 0.1
 
+    def test_one_or_two_pairs_have_no_order_and_are_judged_by_their_error(self) -> None:
+        for exact in (np.array([1.0]), np.array([1.0, -2.0]), np.array([1.0, 1.0, 1.0])):
+            near, off = (Step(1.0, "forward", agreement(exact * factor, exact)) for factor in (1.01, 1.5))
+            assert np.isnan(near.agreement.spearman)
+            assert choose_step([off, near]) == near
+            with pytest.raises(NotIdentifiable, match="have no order that could speak for it; give more pairs"):
+                choose_step([off])
+
     def test_steps_move_the_median_pair_by_so_many_nats(self) -> None:
         assert steps_for(np.array([-2.0, 0.5, np.nan, 8.0]), (0.1, 1.0)) == pytest.approx([0.05, 0.5])
         with pytest.raises(DataError, match="do not change along the validation gradient"):

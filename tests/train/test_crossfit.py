@@ -1,5 +1,6 @@
 """Seed models: none scores a prompt that it learnt from, and its scores are what they say, computed again by hand."""
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,13 @@ class TestPlan:
         for plan in plan_models(pl.concat([PAIRS, again]), CrossFit("m", seed_pairs=None)):
             both = pl.concat([PAIRS, again])
             assert not keys(plan.seed_rows, both) & keys(plan.scored_rows, both)
+
+    def test_two_spellings_of_one_letter_are_one_prompt(self) -> None:
+        spelt = [turn("user", unicodedata.normalize(form, "Où est l'été, \ufb01nalement?")) for form in ("NFC", "NFD")]
+        assert spelt[0] != spelt[1]
+        assert normal_prompt(spelt[0]) == normal_prompt(spelt[1])
+        assert normal_prompt(turn("user", "STRASSE")) == normal_prompt(turn("user", "Stra\u00dfe"))
+        assert normal_prompt(turn("user", "ou")) != normal_prompt(turn("user", "o\u00f9"))
 
     @pytest.mark.parametrize("folds", [1, 2])
     def test_the_order_of_the_rows_decides_nothing(self, folds: int) -> None:
@@ -112,7 +120,7 @@ class TestScores:
                 sides.append((tuned - base, n, tuned))
             (c, n_c, nll_c), (r, n_r, nll_r) = sides
             assert frame["margin_implicit"][row] == pytest.approx(c - r, abs=1e-3)
-            assert frame["margin_per_token"][row] == pytest.approx(c / n_c - r / n_r, abs=1e-4)
+            assert frame["implicit_per_token"][row] == pytest.approx(c / n_c - r / n_r, abs=1e-4)
             assert frame["loss"][row] == pytest.approx(np.log1p(np.exp(-0.2 * (c - r))), abs=1e-3)
             assert frame["ppl_diff"][row] == pytest.approx(-nll_c / n_c + nll_r / n_r, abs=1e-3)
 
@@ -141,7 +149,7 @@ class TestScores:
         asked = CrossFit(model, max_length=256)
         turned = PAIRS.rename({"chosen": "rejected", "rejected": "chosen"})
         one, other = (stage._score(pairs, plan, asked, adapter) for pairs in (PAIRS, turned))
-        for name in ("margin_implicit", "margin_per_token", "ppl_diff"):
+        for name in ("margin_implicit", "implicit_per_token", "ppl_diff"):
             assert other[name].to_numpy() == pytest.approx(-one[name].to_numpy(), abs=1e-4)
         assert spearman(one["loss"].to_numpy(), one["margin_implicit"].to_numpy()) == pytest.approx(-1)
 
@@ -193,6 +201,18 @@ class TestScores:
         )
         frame = scored(same).frame
         assert frame.filter(pl.col("margin_implicit").is_null())["reason"].to_list() == ["identical"]
+
+    def test_what_cannot_be_trained_claims_no_folder(self, scored: Any, tmp_path: Path, monkeypatch: Any) -> None:
+        trained: list[int] = []
+        whole = stage.fit
+        monkeypatch.setattr(stage, "fit", lambda *a, **k: (trained.append(1), whole(*a, **k))[1])
+        with pytest.raises(ConfigError, match=r"max_length = 100000: .* tokens at most"):
+            scored(max_length=100_000)
+        assert not trained
+        assert not (tmp_path / "out").exists()
+        with pytest.raises(TypeError):
+            scored(trl={**FAST, "no_such_setting": 1})
+        assert scored().frame["margin_implicit"].null_count() == 0  # the folder holds no model of another run
 
     def test_training_on_needs_the_reference_in_the_rows(self, model: str, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="needs the reference in the rows"):

@@ -63,6 +63,16 @@ def exact(model: str, adapter: str, pairs: Any, valid: Any, *, params: str = "lo
     return (mean[0] @ mean[1].mean(0)).numpy()
 
 
+def won(model: str, adapter: str) -> pl.DataFrame:
+    """The validation pairs, each the way round that the model prefers."""
+    held = PairModel(model, adapter, max_length=256)
+    laid = held.lay(*texts(VALID))
+    wins = (held.gaps(laid) > held.gaps(laid, reference=True)).tolist()
+    right = [(a, b) if win else (b, a) for a, b, win in zip(VALID["chosen"], VALID["rejected"], wins, strict=True)]
+    sides = {name: [pair[at].to_list() for pair in right] for at, name in enumerate(("chosen", "rejected"))}
+    return VALID.with_columns(**{k: pl.Series(v) for k, v in sides.items()})
+
+
 class TestTable:
     def test_influence_is_that_of_backward_passes(self, plain: Any, model: str, adapter: str) -> None:
         exact_I = exact(model, adapter, PAIRS, VALID)
@@ -187,6 +197,20 @@ class TestThetaVal:
 
     @pytest.mark.trl
     @pytest.mark.filterwarnings("ignore")
+    def test_another_learning_rate_is_another_theta_val(
+        self, table: Any, model: str, adapter: str, tmp_path: Path
+    ) -> None:
+        slow, fast = (
+            table(folder=tmp_path / "out", theta_val=ThetaVal(), checkpoints={adapter: rate}) for rate in (1e-4, 1e-2)
+        )
+        assert [made.about["theta_val"]["learning_rate"] for made in (slow, fast)] == [1e-4, 1e-2]
+        assert fast.about["theta_val"]["distance"] > 10 * slow.about["theta_val"]["distance"]
+        other = str(tiny_adapter(tmp_path / "b", Path(model), seed=7))
+        later = table(folder=tmp_path / "out", theta_val=ThetaVal(), checkpoints={adapter: 1e-2, other: 1e-2})
+        assert later.about["theta_val"]["model_hash"] != fast.about["theta_val"]["model_hash"]
+
+    @pytest.mark.trl
+    @pytest.mark.filterwarnings("ignore")
     def test_one_that_started_at_the_reference_is_suspected(self, table: Any, model: str, tmp_path: Path) -> None:
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModelForCausalLM
@@ -222,13 +246,8 @@ class TestRefusals:
             table(checkpoints={str(tmp_path / "copy"): 1e-3}, params="layers")
 
     def test_a_validation_gradient_of_nothing(self, table: Any, model: str, adapter: str) -> None:
-        held = PairModel(model, adapter, max_length=256)
-        laid = held.lay(*texts(VALID))
-        wins = (held.gaps(laid) > held.gaps(laid, reference=True)).tolist()
-        right = [(a, b) if win else (b, a) for a, b, win in zip(VALID["chosen"], VALID["rejected"], wins, strict=True)]
-        sides = {name: [pair[at].to_list() for pair in right] for at, name in enumerate(("chosen", "rejected"))}
         with pytest.raises(DataError, match="gradient of the validation loss is 0"):
-            table(valid=VALID.with_columns(**{k: pl.Series(v) for k, v in sides.items()}), beta=1e5)
+            table(valid=won(model, adapter), beta=1e5)
 
     def test_columns_and_settings_that_are_not_there(self, table: Any) -> None:
         with pytest.raises(DataError, match="validation has no column rejected"):
@@ -326,6 +345,19 @@ class TestFolder:
         table(folder=tmp_path / "out")
         with pytest.raises(DataError, match="holds the influence of other pairs"):
             table(PAIRS[1:], folder=tmp_path / "out", force=True)
+
+    def test_what_was_refused_claims_no_folder(
+        self, table: Any, plain: Any, model: str, adapter: str, tmp_path: Path
+    ) -> None:
+        shutil.copytree(model, tmp_path / "copy")
+        with pytest.raises(DataError, match=r"every margin \(IRM\) is 0"):
+            table(folder=tmp_path / "out", checkpoints={str(tmp_path / "copy"): 1e-3}, params="layers")
+        with pytest.raises(ConfigError, match="tokens at most"):
+            table(folder=tmp_path / "out", max_length=100_000)
+        with pytest.raises(DataError, match="gradient of the validation loss is 0"):
+            table(folder=tmp_path / "out", beta=1e5, valid=won(model, adapter))
+        made = table(folder=tmp_path / "out")
+        assert made.frame["irm"].to_numpy() == pytest.approx(plain.frame["irm"].to_numpy(), abs=1e-5)
 
     def test_half_a_run_of_another_model_cannot_be_forced(self, table: Any, tmp_path: Path) -> None:
         table(folder=tmp_path / "out")

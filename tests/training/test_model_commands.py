@@ -76,3 +76,41 @@ def test_influence_of_a_trained_policy(pairwright: Command, model: str, tmp_path
     bad = pairwright(*["runs/policy" if "=1e-3" in str(w) else w for w in words])
     assert bad.returncode == 2
     assert "is not FOLDER=LEARNING_RATE" in bad.stderr
+
+
+def test_rows_that_a_selection_sets_aside_are_not_trained_on(pairwright: Command, model: str, tmp_path: Path) -> None:
+    rows = pairs().drop("pair_id", "prompt_id", "chosen_id", "rejected_id", strict=False)
+    mute = rows[:1].with_columns(rejected=pl.lit([{"role": "assistant", "content": ""}], rows.schema["rejected"]))
+    pl.concat([rows, rows[3:4], mute]).write_parquet(tmp_path / "pairs.parquet")
+    words = [
+        "crossfit",
+        tmp_path / "pairs.parquet",
+        "--model",
+        model,
+        "--out",
+        tmp_path / "fit",
+        *QUICK,
+        *STEPS,
+        "--json",
+    ]
+    done = pairwright(*words)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["pairs"] == 16
+    assert told["set_aside"] == {"no_rejected": 1, "repeated_pair": 1}
+    assert set(pl.read_parquet(tmp_path / "fit" / "dropped.parquet")["reason"]) == {"no_rejected", "repeated_pair"}
+    chosen = pairwright(
+        "select", tmp_path / "pairs.parquet", "--out", tmp_path / "best", "--keep", "4", "--margins", "implicit", "--json",
+        "--numbers", tmp_path / "fit" / "crossfit.parquet",
+    )  # fmt: skip
+    assert chosen.returncode == 0, chosen.stderr
+    facts = json.loads(chosen.stdout)
+    assert (facts["pairs"], facts["kept"]) == (16, 4)
+    assert "margin_implicit_missing" not in facts["reasons"]
+    table = pl.read_parquet(tmp_path / "best" / "selection.parquet")
+    assert "implicit_per_token" in table.columns
+    assert not [name for name in table.columns if name == "margin_per_token"]
+    (tmp_path / "file").write_text("x")
+    bad = pairwright(*[tmp_path / "file" if w == tmp_path / "fit" else w for w in words])
+    assert bad.returncode == 2
+    assert "is a file; name a folder" in bad.stderr

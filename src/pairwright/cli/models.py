@@ -27,14 +27,18 @@ def crossfit(
     as_json: Json = False,
 ) -> None:
     """Implicit margins and losses of pairs under small seed models that did not see them; for select --numbers."""
+    from pairwright.selecting import check_folder
     from pairwright.settings import from_table
     from pairwright.store import write_parquet
     from pairwright.train.crossfit import CrossFit, cross_fit
 
     settings = from_table(CrossFit, {"model": model, **_nested(change)}, where="crossfit")
-    found = cross_fit(_pairs(source, out, layout), settings, out)
+    check_folder(out)
+    pairs, aside = _pairs(source, out, layout)
+    found = cross_fit(pairs, settings, out)
     write_parquet(out / "crossfit.parquet", found.frame)
-    _tell(found.frame, found.about, out / "crossfit.parquet", ("margin_implicit", "loss"), as_json)
+    about = {**found.about, "set_aside": _set_aside(out, aside)}
+    _tell(found.frame, about, out / "crossfit.parquet", ("margin_implicit", "loss"), as_json)
 
 
 @app.command()
@@ -52,21 +56,36 @@ def influence(  # noqa: PLR0913  (options of a command)
     as_json: Json = False,
 ) -> None:
     """What a small step on each pair does to the loss of validation pairs; IRM and LossDiff; for select --numbers."""
+    from pairwright.selecting import check_folder
     from pairwright.settings import from_table
     from pairwright.train.influence import InfluenceSettings, ThetaVal, influence_table
 
     given = {"model": model, "checkpoints": dict(_rate(each) for each in checkpoint), **_nested(change)}
     settings = from_table(InfluenceSettings, given, where="influence")
-    pairs, held = _pairs(source, out / "read", layout), _pairs(validation, out / "read-validation", layout)
+    check_folder(out)
+    pairs, aside = _pairs(source, out / "read", layout)
+    held, _ = _pairs(validation, out / "read-validation", layout)
     found = influence_table(pairs, held, settings, out, theta_val=ThetaVal() if lossdiff else None)
-    _tell(found.frame, found.about, out / "influence.parquet", ("influence", "irm", "lossdiff"), as_json)
+    about = {**found.about, "set_aside": _set_aside(out, aside)}
+    _tell(found.frame, about, out / "influence.parquet", ("influence", "irm", "lossdiff"), as_json)
 
 
-def _pairs(source: Path, scratch: Path, layout: str | None) -> "pl.DataFrame":
+def _pairs(source: Path, scratch: Path, layout: str | None) -> "tuple[pl.DataFrame, pl.DataFrame]":
+    """The pairs that a selection of the source will see, and the rows that are none of them, with reasons."""
     from pairwright.io.pair_files import read_pairs
-    from pairwright.selecting import with_ids
+    from pairwright.selecting import pairs_to_score
 
-    return with_ids(read_pairs(source, scratch=scratch, layout=layout).rows)
+    return pairs_to_score(read_pairs(source, scratch=scratch, layout=layout).rows)
+
+
+def _set_aside(out: Path, aside: "pl.DataFrame") -> dict[str, int]:
+    """Writes the rows that were not scored beside the numbers; how many, by reason."""
+    from pairwright.store import write_parquet
+
+    (out / "dropped.parquet").unlink(missing_ok=True)
+    if aside.height:
+        write_parquet(out / "dropped.parquet", aside)
+    return dict(aside["reason"].value_counts(sort=True).iter_rows())
 
 
 def _rate(text: str) -> tuple[str, float]:
@@ -100,6 +119,8 @@ def _tell(frame: "pl.DataFrame", about: dict[str, Any], file: Path, shown: tuple
             say(f"{name:16} {len(known)} of {frame.height} pairs: {told}")
     for reason, n in frame["reason"].drop_nulls().value_counts(sort=True).iter_rows():
         say(f"{n} without a number: {reason}")
+    for reason, n in about["set_aside"].items():
+        say(f"{n} rows set aside: {reason}")
     for line in about.get("warnings", []):
         say(f"warning: {line}")
     say(f"\nnumbers {file}; pairwright select SOURCE --numbers {file}")

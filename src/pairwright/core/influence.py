@@ -26,6 +26,7 @@ Floats = NDArray[np.float64]
 
 ACCURATE = (0.99, 0.02)  # Spearman and relative error of a step that is taken without looking further
 LEAST_SPEARMAN = 0.9  # of the best step with the exact sample, below which there is no influence to speak of
+UNORDERED = 0.1  # the largest relative error of the best step where the exact sample has no order
 SUSPICIOUS = -0.5  # Spearman of LossDiff and IRM below which theta_val looks as if it had started at the reference
 LEAST_SAMPLE = 8
 
@@ -88,6 +89,11 @@ def agreement(estimate_I: Floats, exact_I: Floats) -> Agreement:
     return Agreement(spearman(estimate, exact), float(off.max()), len(exact))
 
 
+def accurate(found: Agreement) -> bool:
+    """Within ACCURATE. A sample without an order (two pairs, or equal values) is judged by its relative error alone."""
+    return found.max_relative <= ACCURATE[1] and not found.spearman < ACCURATE[0]
+
+
 class Step(NamedTuple):
     """A step that was tried: its length in parameters, the scheme, and how well it agrees with the exact sample."""
 
@@ -107,7 +113,8 @@ def steps_for(slope_I: Floats, nats: Sequence[float]) -> list[float]:
 def choose_step(tried: Sequence[Step]) -> Step:
     """The step that is used: the most accurate forward one where it is ACCURATE, else the most accurate of all.
 
-    NotIdentifiable where the best one does not order the exact sample: the differences are rounding.
+    NotIdentifiable where the best one does not order the exact sample: the differences are rounding. Where that sample
+    has no order, its error must be at most UNORDERED.
     """
     known = [each for each in tried if np.isfinite(each.agreement.max_relative)]
     if not known:
@@ -116,8 +123,15 @@ def choose_step(tried: Sequence[Step]) -> Step:
     ahead = [each for each in known if each.scheme == "forward"]
     if ahead:
         first = min(ahead, key=lambda each: each.agreement.max_relative)
-        if first.agreement.spearman >= ACCURATE[0] and first.agreement.max_relative <= ACCURATE[1]:
+        if accurate(first.agreement):
             return first
+    if np.isnan(best.agreement.spearman):
+        if best.agreement.max_relative <= UNORDERED:
+            return best
+        raise NotIdentifiable(
+            f"no step agrees with the exact sample: the best of {len(tried)} is {best.agreement.max_relative:.2g} off, and "
+            f"{best.agreement.n} pairs have no order that could speak for it; give more pairs, or load the model in float32"
+        )
     if not best.agreement.spearman >= LEAST_SPEARMAN:
         raise NotIdentifiable(
             f"no step agrees with the exact sample: the best of {len(tried)} has Spearman {best.agreement.spearman:.2f} and "

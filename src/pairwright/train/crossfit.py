@@ -13,6 +13,7 @@ code takes the prompt's tokens in).
 """
 
 import logging
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -86,8 +87,13 @@ class Plan(NamedTuple):
 
 
 def normal_prompt(messages: Sequence[Mapping[str, Any]]) -> str:
-    """A conversation without what two copies of one prompt differ in: case and white space."""
-    return canonical_json([[turn["role"], " ".join(str(turn["content"]).casefold().split())] for turn in messages])
+    """A conversation without what two copies of one prompt differ in: case, white space and Unicode form (NFKC)."""
+    return canonical_json([[turn["role"], " ".join(_folded(str(turn["content"])).split())] for turn in messages])
+
+
+def _folded(text: str) -> str:
+    """NFKC of the folded case of NFKC: folding may leave letters that compose."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
 def check_pairs(pairs: pl.DataFrame, *, where: str) -> None:
@@ -141,12 +147,13 @@ def cross_fit(pairs: pl.DataFrame, settings: CrossFit, out: Path) -> Scores:
     """Trains the seed models into `out`, and scores every pair by those that did not see its prompt.
 
     Columns: the ids of the pairs, `margin_implicit` (summed nats, mean over the models that scored the pair),
-    `margin_per_token`, `loss`, `ppl_diff`, `scored_by` (repeat-fold, one or more), `seed_pair` (some model learnt from
+    `implicit_per_token`, `loss`, `ppl_diff`, `scored_by` (repeat-fold, one or more), `seed_pair` (some model learnt from
     it), `n_tokens_chosen`, `n_tokens_rejected`, `truncated`, `reason` (why null). A run that was stopped goes on with
-    the model it stopped at; a folder of other pairs or settings is refused.
+    the model it stopped at; a folder with models of other pairs or settings is refused.
     """
     check_pairs(pairs, where="pairs")
     plans = plan_models(pairs, settings)
+    check_length(settings.model, settings.max_length)
     identity = _identity(pairs, settings)
     _same_run(out, identity)
     told = []
@@ -185,16 +192,33 @@ def _identity(pairs: pl.DataFrame, settings: CrossFit) -> dict[str, Any]:
         "settings": {
             "seed_pairs": settings.seed_pairs, "folds": settings.folds, "repeats": settings.repeats,
             "max_length": settings.max_length, "seed": settings.seed, "lora": LORA, "trl": {**TRAINING, **settings.trl},
+            "prompts": "NFKC, folded case",
         },
     }  # fmt: skip
+
+
+def check_length(model: str, max_length: int) -> None:
+    """ConfigError where the model has fewer positions than `max_length`; its weights are not read."""
+    from pairwright.backends.hf import needs_transformers, quiet, where
+
+    needs_transformers()
+    from transformers import AutoConfig
+
+    source, more = where(model)
+    with quiet():
+        config = AutoConfig.from_pretrained(source, **more)
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if longest is not None and max_length > longest:
+        raise ConfigError(f"max_length = {max_length}: {model} reads {longest} tokens at most")
 
 
 def _same_run(out: Path, identity: Mapping[str, Any]) -> None:
     path = out / "run.json"
     held = read_json(path)
-    if other := sorted(key for key in held if held[key] != identity.get(key) and key != "model"):
+    other = sorted(key for key in held if held[key] != identity.get(key) and key != "model")
+    if other and any(out.glob("seed-*/model.json")):  # nothing that was trained is of no run
         raise DataError(f"{out} holds seed models of another {', '.join(other)}; choose another folder, or delete it")
-    if not held:
+    if other or not held:
         out.mkdir(parents=True, exist_ok=True)
         write_json(path, dict(identity))
 
@@ -304,7 +328,7 @@ def _score(pairs: pl.DataFrame, plan: Plan, settings: CrossFit, folder: Path) ->
         {
             "row": pl.Series(plan.scored_rows, dtype=pl.Int64),
             "margin_implicit": margin_I,
-            "margin_per_token": rates[0] - rates[1],
+            "implicit_per_token": rates[0] - rates[1],
             "loss": losses(settings.beta * margin_I),
             "ppl_diff": nll[0] - nll[1],
             "n_tokens_chosen": laid.n_tokens_SI[0].astype(np.int32),
@@ -317,7 +341,7 @@ def _score(pairs: pl.DataFrame, plan: Plan, settings: CrossFit, folder: Path) ->
     )
 
 
-MEANS = ("margin_implicit", "margin_per_token", "loss", "ppl_diff")
+MEANS = ("margin_implicit", "implicit_per_token", "loss", "ppl_diff")
 
 
 def _merged(
@@ -366,7 +390,7 @@ def _about(
                    for plan in plans},
         "spearman_loss_between_repeats": agree,
         "spearman_with_length_gap": {
-            name: number(spearman(scored[name].to_numpy(), gap)) for name in ("margin_implicit", "margin_per_token", "loss")
+            name: number(spearman(scored[name].to_numpy(), gap)) for name in ("margin_implicit", "implicit_per_token", "loss")
         },
     }  # fmt: skip
 

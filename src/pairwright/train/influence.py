@@ -25,9 +25,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pairwright.core.influence import (
-    ACCURATE,
     LEAST_SAMPLE,
     Step,
+    accurate,
     agreement,
     central_slope,
     choose_step,
@@ -226,7 +226,6 @@ class _Run:
         }
         self.pairs_hash = hash_of(pairs, ordered=True)
         self.beta = settings.beta
-        self.forced = self._claim()
         self.ref_val_I = self.model.gaps(self.held_out, reference=True)
         self.gap_val_I = self.model.gaps(self.held_out)
         moved_I = np.abs(self.gap_val_I - self.ref_val_I) / np.maximum(self.held_out.n_tokens_SI.sum(axis=0), 1)
@@ -235,6 +234,7 @@ class _Run:
                 f"{checkpoint} says of the validation pairs what the reference {settings.model} says: every margin (IRM) is 0 "
                 "and there is nothing to order; give a checkpoint that was trained, and the model it was trained from"
             )
+        self.forced = self._claim()
 
     def _load(self, kind: "type[PairModel]", checkpoint: str) -> "PairModel":
         settings = self.settings
@@ -245,7 +245,8 @@ class _Run:
         """Makes the folder's files those of this checkpoint; what they differ in where that is forced."""
         path = self.out / f"checkpoint-{self.k}.json"
         held = read_json(path)
-        if not held:
+        self.owner = self.model.model_hash  # of theta, where theta_val starts
+        if "step" not in held:  # nothing was computed for whoever claimed it before
             write_json(path, {**self.identity, "pairs_hash": self.pairs_hash})
             return []
         if held["pairs_hash"] != self.pairs_hash:
@@ -262,7 +263,7 @@ class _Run:
             )
         if not (self.out / "influence.json").exists():
             raise DataError(f"{self.out} holds another model's influence, and not all of it: force cannot complete it")
-        self.beta = float(str(held["beta"]))
+        self.beta, self.owner = float(str(held["beta"])), str(held["model_hash"])
         return [f"checkpoint {self.k}, {each}" for each in told]
 
     # -- parts --------------------------------------------------------------------------------------------------------
@@ -431,7 +432,7 @@ class _Run:
         """Gaps of the pairs at theta_val (nats), and how it was made and what it did to the validation loss."""
         from pairwright.backends.gradients import PairModel
 
-        named = digest([wanted.learning_rate, wanted.epochs, wanted.pairs_per_step, self.settings.seed])
+        named = digest([self._rate(wanted), wanted.epochs, wanted.pairs_per_step, self.settings.seed, self.owner])
         place = wanted.folder or str(self.out / f"theta-val-{named}")
         made: dict[str, Any] = {"folder": wanted.folder, "started_at": "given" if wanted.folder else "theta"}
         if wanted.folder is None:
@@ -455,6 +456,10 @@ class _Run:
         )
         return gap_I, {**made, "validation_loss": [before, after]}
 
+    def _rate(self, wanted: ThetaVal) -> float:
+        """The learning rate of theta_val: theta's own where none is given."""
+        return self.settings.checkpoints[self.checkpoint] if wanted.learning_rate is None else wanted.learning_rate
+
     def _train(self, wanted: ThetaVal, place: Path) -> dict[str, Any]:
         if (place / "made.json").exists():
             return read_json(place / "made.json")
@@ -463,10 +468,10 @@ class _Run:
         rows = self.validation.select(TEXTS)[kept.tolist()].with_columns(
             ref_chosen_logps=chosen[kept], ref_rejected_logps=rejected[kept]
         )
-        rate = self.settings.checkpoints[self.checkpoint] if wanted.learning_rate is None else wanted.learning_rate
         size = min(wanted.pairs_per_step, len(kept))
         trl = {
-            "learning_rate": rate, "num_train_epochs": wanted.epochs, "lr_scheduler_type": "constant", "warmup_steps": 0,
+            "learning_rate": self._rate(wanted), "num_train_epochs": wanted.epochs, "lr_scheduler_type": "constant",
+            "warmup_steps": 0,
             "per_device_train_batch_size": 1, "gradient_accumulation_steps": size, "max_length": self.settings.max_length,
             "seed": self.settings.seed,
         }  # fmt: skip
@@ -504,7 +509,7 @@ def _compare(given_SI: Floats, own_SI: Floats, laid: "Laid") -> None:
 
 def _accurate(tried: Sequence[Step]) -> bool:
     found = [each.agreement for each in tried]
-    return any(each.spearman >= ACCURATE[0] and each.max_relative <= ACCURATE[1] for each in found)
+    return any(map(accurate, found))
 
 
 def _told(step: Step) -> dict[str, Any]:
