@@ -544,8 +544,13 @@ def test_huge_whole_numbers_in_json_lines_are_one_line(tmp_path: Path) -> None:
         select_source(tmp_path / "in.jsonl", tmp_path / "out", Selection())
 
 
-def test_the_page_says_that_the_subsets_were_drawn_under_caps(tmp_path: Path) -> None:
+def test_the_page_and_the_command_say_that_the_subsets_were_drawn_under_caps(
+    tmp_path: Path, pairwright: Callable
+) -> None:
     table_file(tmp_path / "in.parquet")
     for limits, said in (({"per_prompt": 1}, True), ({}, False)):
         select_source(tmp_path / "in.parquet", tmp_path / "out", Selection(keep=20, limits=limits))
         assert ("under the caps" in (tmp_path / "out" / "report.html").read_text()) is said
+        more = ["--set", "limits.per_prompt=1"] if said else []
+        done = pairwright("select", tmp_path / "in.parquet", "--out", tmp_path / "out", *more)
+        assert ("under the caps" in done.stdout) is said

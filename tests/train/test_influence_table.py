@@ -278,6 +278,12 @@ class TestStep:
         with pytest.raises(NotIdentifiable, match="no step agrees with the exact sample"):
             table()
 
+    @pytest.mark.parametrize("n", [1, 2])
+    def test_one_or_two_pairs_have_their_influence(self, table: Any, plain: Any, n: int) -> None:
+        made = table(PAIRS[:n])
+        assert made.frame["influence"].to_numpy() == pytest.approx(plain.frame["influence"].to_numpy()[:n], rel=0.05)
+        assert made.about["checkpoints"][0]["step"]["n"] == n
+
     def test_bfloat16_is_seen_by_the_exact_sample(self, tmp_path: Path, table: Any) -> None:
         model = tiny_causal(tmp_path / "half", dtype="bfloat16")
         theta = moved_copy(tmp_path / "theta", model, scale=0.05)

@@ -84,6 +84,7 @@ def _print(told: dict[str, Any], out: Path) -> None:
         said = told["control"]
         say(
             f"\noverlap with {said['n']} random subsets {_number(said['overlap'])}, by chance {_number(said['chance'])}"
+            + " (they were drawn under the caps of the selection, chance knows none)" * said["capped"]
         )
     say(f"score and length gap, rank correlation: {_number(told['score_and_length']['spearman'])}")
     labels = told["labels"]
