@@ -554,3 +554,19 @@ def test_the_page_and_the_command_say_that_the_subsets_were_drawn_under_caps(
         more = ["--set", "limits.per_prompt=1"] if said else []
         done = pairwright("select", tmp_path / "in.parquet", "--out", tmp_path / "out", *more)
         assert ("under the caps" in done.stdout) is said
+
+
+def test_a_recipe_without_seed_models_leaves_none_of_their_numbers_beside_the_run(tmp_path: Path) -> None:
+    from pairwright.selecting import select_run
+
+    pairs = table_file(tmp_path / "in.parquet", 20)
+    scores = pl.DataFrame(
+        [(row[0], row[k], "rm", float(k)) for row in pairs.iter_rows() for k in (1, 2)],
+        schema=["prompt_id", "response_id", "rater", "score"],
+        orient="row",
+    )
+    for name in ("seed_models.parquet", "seed_models.json"):
+        (tmp_path / name).write_bytes(b"")
+    made = select_run(tmp_path, pairs, pairs, scores, [], Selection(keep=5))
+    assert made.kept.height == 5
+    assert not list(tmp_path.glob("seed_models.*"))
