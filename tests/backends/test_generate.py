@@ -65,6 +65,22 @@ class TestSampler:
         chi = float(((seen - asked) ** 2 / np.maximum(asked, 1e-9)).sum())
         assert stats.chi2.sf(chi, len(seen) - 1) > 1e-6
 
+    def test_what_a_checkpoint_says_of_generation_bends_nothing(self, model: Path, tmp_path: Path) -> None:
+        import shutil
+
+        from transformers import GenerationConfig
+
+        bent = tmp_path / "bent"
+        shutil.copytree(model, bent)
+        held = GenerationConfig.from_pretrained(bent)
+        held.repetition_penalty, held.min_p, held.top_k, held.do_sample = 1.5, 0.9, 3, True
+        held.save_pretrained(bent)
+        draws = [
+            [each.text for each in TransformersSampler(LocalModel(str(each)))([Ask(0, says("two"), 6, 7)], FREE)]
+            for each in (model, bent)
+        ]
+        assert draws[0] == draws[1]
+
     def test_an_adapter_is_merged_and_names_its_base(self, model: Path, adapter: Path) -> None:
         held = local_model(str(adapter))
         assert held == LocalModel(str(model), str(adapter))

@@ -164,7 +164,9 @@ class TestRun:
             f"train: {{model: {model}, trl: {TRL}}}\ncondition: {{scale: [0, 5]}}\n"
         )
         facts = compare(asked(folder, "goals"))
-        assert [each["level"] for each in facts["levels"]] == ["high", "low", "none"]
+        assert [(each["arm"], each["level"]) for each in facts["levels"]] == [
+            (arm, level) for arm in ("base", "goals") for level in ("high", "low", "none")
+        ]
         assert facts["arms"][1]["level"] == "high"
         said = pl.read_parquet(folder / "out" / "answers" / "goals" / "high.parquet")["prompt"].to_list()
         assert all("Score: 5." in prompt[0]["content"] for prompt in said)
@@ -182,6 +184,94 @@ class TestRun:
         assert facts["rater"] == "length"  # rules made the pairs
         assert not facts["rater_made_pairs"]
         assert facts["arms"][1]["pairs"] == pl.read_parquet(folder / "out" / "runs" / "whole" / "pairs.parquet").height
+
+    def test_no_prompt_of_any_seed_of_a_random_control_is_evaluated(self, folder: Path) -> None:
+        lines = [{"prompt": f"Say {i}."} for i in range(12)] + [{"prompt": f"Other {i}."} for i in range(3)]
+        (folder / "held.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+        quick = {"n": 1, "max_tokens": 4, "steps": 1, "checkpoints": 1, "score": ["length"], "seeds": [0, 1, 2]}
+        facts = compare(asked(folder, "rated", **quick))
+        answered = set(
+            pl.read_parquet(folder / "out" / "answers" / "prompts.parquet")["prompt"].list[0].struct["content"]
+        )
+        for rows in (folder / "out" / "arms").glob("*/*/rows.parquet"):
+            assert not answered & set(pl.read_parquet(rows)["prompt"].list[0].struct["content"])
+        assert facts["left_out"] == 15 - len(answered)
+
+    def test_a_policy_of_other_settings_is_never_believed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        quick = {
+            "prompts": "held.jsonl",
+            "n": 1,
+            "max_tokens": 4,
+            "steps": 1,
+            "checkpoints": 1,
+            "score": ["length"],
+            "seeds": [0],
+        }
+        compare(asked(folder, "plain", **quick))
+        path = folder / "plain.yaml"
+        path.write_text(path.read_text().replace("train: {", "train: {loss: ipo, "))
+
+        def died(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("pairwright.training.run.run_trainer", died)
+            with pytest.raises(KeyboardInterrupt):
+                compare(asked(folder, "plain", **quick))
+        facts = compare(asked(folder, "plain", **quick))
+        told = json.loads((folder / "out" / "arms" / "plain" / "seed-0" / "train.json").read_text())
+        assert told["settings"]["train"]["loss"] == "ipo"
+        assert facts["arms"][1]["loss"] == "ipo"
+
+    def test_an_edited_rater_scores_again(self, folder: Path) -> None:
+        rater = folder / "mine.py"
+        rater.write_text(
+            "def brevity(completions, **_):\n    return [-float(len(str(each))) for each in completions]\n"
+        )
+        quick = {"prompts": "held.jsonl", "n": 1, "max_tokens": 4, "steps": 1, "checkpoints": 1, "seeds": [0]}
+        first = compare(asked(folder, "plain", **quick, score=["mine.py:brevity"]))  # beside the recipe
+        rater.write_text(rater.read_text().replace("-float", "1000.0 + float"))
+        second = compare(asked(folder, "plain", **quick, score=["mine.py:brevity"]))
+        assert first["arms"][0]["reward"]["value"] < 0 < second["arms"][0]["reward"]["value"]
+
+    def test_prompts_of_any_script_have_a_kl(self, folder: Path) -> None:
+        (folder / "held.jsonl").write_text(
+            json.dumps({"prompt": "请告诉我一些关于桥梁的事情。" * 4}, ensure_ascii=False) + "\n"
+        )
+        quick = {
+            "prompts": "held.jsonl",
+            "n": 2,
+            "max_tokens": 8,
+            "steps": 1,
+            "checkpoints": 1,
+            "score": ["length"],
+            "seeds": [0],
+        }
+        facts = compare(asked(folder, "plain", **quick))
+        assert facts["arms"][1]["kl"]["value"] >= 0
+        assert pl.read_parquet(folder / "out" / "answers.parquet")["kl"].null_count() == 0
+        assert "One held-out prompt" in " ".join(facts["notes"])
+
+    def test_what_would_fail_after_the_training_is_said_before(self, folder: Path) -> None:
+        quick = {"prompts": "held.jsonl", "n": 1, "max_tokens": 4, "score": ["length"], "seeds": [0]}
+        with pytest.raises(ConfigError, match="fewer steps than checkpoints"):
+            asked(folder, "plain", **quick, steps=2, checkpoints=4)
+        path = folder / "plain.yaml"
+        path.write_text(path.read_text().replace("train: {", "train: {guard: {action: stop}, "))
+        with pytest.raises(ConfigError, match="its budget with it"):
+            compare(asked(folder, "plain", **quick, steps=1, checkpoints=1))
+
+    def test_a_routed_recipe_owes_a_random_route(self, folder: Path) -> None:
+        from pairwright.comparing.arms import Arm
+
+        path = folder / "plain.yaml"
+        path.write_text(path.read_text() + "route: {hardest: 0.25}\n")
+        read, _ = read_files([path], {"prompts": "held.jsonl"})
+        arms = with_controls(Arm("plain", read[0].plan(), folder / "pairs.parquet"))
+        assert [arm.name for arm in arms] == ["plain", "plain/random-route"]
+        assert arms[1].plan.route is not None
+        assert arms[1].plan.route.routing.to_sft == "random"
+        assert arms[1].plan.training == arms[0].plan.training
 
     def test_the_rater_that_decides_can_be_named_and_the_page_says_that_it_made_the_pairs(self, folder: Path) -> None:
         run = folder / "run"

@@ -110,6 +110,7 @@ class TestPlan:
             ({"train": {"lora": 16}}, "lora is true or a table"),
             ({"train": {"reference": "maybe"}}, "reference"),
             ({"route": {"hardest": 0.1, "easiest": 0.1}}, "one kind"),
+            ({"train": {"negative_gaps": "flip"}}, "negative_gaps"),
             ({"route": {"hardest": 0.1, "to": "dpo"}}, "sft is the one"),
             ({"condition": {"steep": 1}}, "unknown: steep"),
             ({"train": []}, "not a table"),
@@ -120,6 +121,32 @@ class TestPlan:
             table = {"train": [1]}
         with pytest.raises(ConfigError, match=said):
             plan_of(table, folder=Path())
+
+    def test_a_misspelt_section_is_named(self, tmp_path: Path) -> None:
+        from pairwright.recipe import KEYS
+        from pairwright.training.plan import OTHERS, SECTIONS
+
+        path = tmp_path / "typo.yaml"
+        path.write_text("train: {loss: dpo}\nrout: {hardest: 0.1}\n")
+        with pytest.raises(ConfigError, match="unknown: rout"):
+            read_plan(path, {})
+        assert set(KEYS) <= {*OTHERS, *SECTIONS}  # a whole recipe is read
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ({"trl": {"learning_rate": "abc"}}, "learning_rate is 'abc', not a number"),
+            ({"lora": {"target_modules": ["nope"]}}, "nope"),
+        ],
+    )
+    def test_a_value_that_trl_or_peft_cannot_use_is_one_line(
+        self, model: str, file: Path, given: dict[str, Any], said: str
+    ) -> None:
+        with pytest.raises(ConfigError, match=said):
+            train(
+                Job(file, file.parent / "out"),
+                plan(model, trl=given.get("trl"), train={k: v for k, v in given.items() if k != "trl"}),
+            )
 
     def test_a_key_that_trl_does_not_have_is_named_with_its_neighbours(self, model: str, file: Path) -> None:
         with pytest.raises(ConfigError, match=r"learning_rat is no key.*learning_rate"):
@@ -251,6 +278,68 @@ class TestRun:
         told = train(Job(file, file.parent / "auto"), plan(model, trl=short | {"max_steps": 4}))["reference"]
         assert told == "computed once before training (the table logps does not fit, reference_model_differs)"
 
+    def test_held_out_pairs_go_with_routing_and_with_a_reference(self, model: str, file: Path) -> None:
+        ratios = {"ref_chosen_logps": [-40.0] * 16, "ref_rejected_logps": [-30.0] * 16}
+        pairs().with_columns(**{name: pl.Series(values) for name, values in ratios.items()}).write_parquet(file)
+        made = plan(model, route={"hardest": 0.25}, train={"hold_out": 0.3, "reference_check": 0.0})
+        facts = train(Job(file, file.parent / "out"), made)
+        assert facts["reference"] == "columns of the pairs"
+        assert facts["final"]["eval_loss"] > 0
+
+    def test_a_table_of_prompts_without_goals_is_no_reference_for_prompts_with_goals(
+        self, model: str, file: Path
+    ) -> None:
+        from pairwright.tables import LOGPS, frame
+
+        row = {"prompt_id": "p0", "response_id": "a", "model": "x", "model_hash": "x", "template_hash": "x", "n_tokens": 1,
+               "logp": -1.0, "truncated": False}  # fmt: skip
+        frame(LOGPS, [row]).write_parquet(file.parent / "logps.parquet")
+        goals = {"scale": [0, 10], "step": 0.5}
+        facts = train(Job(file, file.parent / "out"), plan(model, condition=goals))
+        assert facts["reference"].startswith("computed")
+        with pytest.raises(DataError, match="without a goal"):
+            train(Job(file, file.parent / "other"), plan(model, condition=goals, train={"reference": "table"}))
+
+    def test_a_run_never_goes_on_from_the_checkpoints_of_another(
+        self, model: str, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        setup, out = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}, file.parent / "out"
+        train(Job(file, out), plan(model, trl=setup))
+        other = plan(model, trl=setup, train={"loss": "ipo"})
+
+        def died(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("pairwright.training.run.run_trainer", died)
+            with pytest.raises(KeyboardInterrupt):
+                run(Job(file, out), other)
+        assert not (out / "model").exists()
+        facts = train(Job(file, out, resume=True), other)
+        assert facts["steps"] == 4
+        assert facts["history"][0]["loss"] == pytest.approx(
+            25.0
+        )  # ipo at the start, (1 / 2 beta)^2: from the first step
+
+    def test_ratings_against_their_labels_are_counted_and_have_a_policy(self, model: str, file: Path) -> None:
+        rows = pairs().with_columns(margin=pl.when(pl.col("prompt_id") == "p1").then(-1.0).otherwise("margin"))
+        rows.write_parquet(file)
+        loss = {"loss": "rating_dpo", "beta1": 0.4, "rating_scale": 1.0}
+        told = {}
+        for policy in ("keep", "clip", "drop"):
+            facts = train(Job(file, file.parent / policy), plan(model, train={**loss, "negative_gaps": policy}))
+            told[policy] = (facts["gaps"]["negative"], facts["gaps"]["ties"], facts["ledger"][-1]["rows_in"])
+        assert told == {"keep": (1, 0, 16), "clip": (0, 1, 16), "drop": (0, 0, 15)}
+        assert facts["gaps"]["effective_beta"] == pytest.approx(0.1 * 0.4 / 0.5)
+
+    def test_a_run_that_blows_up_ends_with_what_it_saw(self, model: str, file: Path) -> None:
+        blown = {"learning_rate": 1e30, "max_grad_norm": 0.0, "max_steps": 3}
+        out = file.parent / "out"
+        facts = train(Job(file, out), plan(model, trl=blown))
+        assert "NaN" not in (out / "train.json").read_text()
+        assert "not_finite" in [alarm["code"] for alarm in facts["alarms"]]
+        assert "not_finite" in (out / "report.html").read_text()
+
     def test_two_processes_train_as_one_does(self, model: str, file: Path) -> None:
         told = {}
         for processes in (1, 2):
@@ -284,6 +373,17 @@ class TestInput:
         facts = train(Job(path, tmp_path / "out"), plan(model, train={"loss": "rating_dpo", "beta1": 1.0}))
         assert counts(facts)["read"] == (8, 8)
         assert pl.read_parquet(tmp_path / "out" / "rows.parquet")["margin"].to_list() == [1.0 + i for i in range(8)]
+
+    def test_a_row_that_cannot_be_read_is_an_error_or_a_drop_with_its_row(self, model: str, tmp_path: Path) -> None:
+        rows = [{"prompt": f"Question {i}?", "chosen": f"Yes {i}.", "rejected": f"No {i}."} for i in range(8)]
+        rows[5]["rejected"] = ""
+        path = tmp_path / "flat.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with pytest.raises(DataError, match="row 5"):
+            train(Job(path, tmp_path / "out"), plan(model))
+        facts = train(Job(path, tmp_path / "out"), plan(model, train={"bad_rows": "drop"}))
+        assert facts["ledger"][0] == {"stage": "read", "rows_in": 8, "kept": 7, "dropped": {"empty_side": 1}}
+        assert pl.read_parquet(tmp_path / "out" / "dropped.parquet")["detail"][0].startswith("row 5")
 
     def test_errors_are_one_line(self, pairwright: Command, model: str, file: Path, tmp_path: Path) -> None:
         def fails(*words: object) -> str:

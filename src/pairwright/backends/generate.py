@@ -79,6 +79,8 @@ class TransformersSampler:
         self.device = torch.device(pick_device(held.device))
         self._tokenizer = load_tokenizer(held.model)
         self._model = load_merged(held, _computed_in(held.dtype, self.device)).to(self.device).eval()
+        self._ends = _end_tokens(self._model, self._tokenizer)
+        self._model.generation_config = _plain_generation()  # a checkpoint's own may cut or bend what is drawn
         longest = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         self.context = longest or 2**31
         self._most = SEQUENCES
@@ -118,12 +120,6 @@ class TransformersSampler:
             text = self._tokenizer.decode(ids, skip_special_tokens=True)
             yield Drawn(key, draw, text, "stop" if ended else "length", len(ids))
 
-    @property
-    def _ends(self) -> set[int]:
-        ends = self._model.generation_config.eos_token_id
-        held = ends if isinstance(ends, list) else [ends]
-        return {int(each) for each in [*held, self._tokenizer.eos_token_id] if each is not None}
-
     def _generate(self, batch: list[tuple[Ask, list[int]]], decoding: Decoding) -> list[list[int]]:
         """The new tokens of each sequence, up to its end."""
         import torch
@@ -146,6 +142,18 @@ class TransformersSampler:
                 eos_token_id=sorted(self._ends), **drawing,
             )  # fmt: skip
         return [until_end(row, self._ends) for row in made[:, longest:].tolist()]
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    ends = model.generation_config.eos_token_id
+    held = ends if isinstance(ends, list) else [ends]
+    return {int(each) for each in [*held, tokenizer.eos_token_id] if each is not None}
+
+
+def _plain_generation() -> Any:
+    from transformers import GenerationConfig
+
+    return GenerationConfig()
 
 
 def until_end(ids: Sequence[int], ends: set[int]) -> list[int]:

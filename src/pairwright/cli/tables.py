@@ -110,7 +110,10 @@ def print_training(facts: dict[str, Any], folder: Path) -> None:
         )
     told = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy", "eval_loss": "held-out loss",
             "eval_rewards/accuracies": "held-out accuracy"}  # fmt: skip
-    say("last " + ", ".join(f"{name} {final[key]:.3g}" for key, name in told.items() if key in final))
+    ends = {
+        name: "not finite" if final[key] is None else f"{final[key]:.3g}" for key, name in told.items() if key in final
+    }
+    say("last " + ", ".join(f"{name} {end}" for name, end in ends.items()))
     for each in facts["alarms"]:
         say(f"alarm: {each['told']}")
     say(f"\nmodel   {folder / 'model'}\nreport  {folder / 'report.html'}")

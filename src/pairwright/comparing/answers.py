@@ -19,16 +19,14 @@ from pairwright.comparing.arms import Evaluation
 from pairwright.errors import ConfigError
 from pairwright.io.prompts import read_prompts
 from pairwright.pipeline import SILENT, Watch, run
-from pairwright.rating.entries import parse_entries
+from pairwright.rating.entries import KINDS, Entry, parse_entries
 from pairwright.recipe import Recipe
 from pairwright.sample import Sampling
 from pairwright.score.compare import voices
 from pairwright.score.logprob import to_ask
 from pairwright.store import digest, file_hash, read_json, write_json, write_parquet
-from pairwright.tables import PROMPTS, canonical_json
+from pairwright.tables import PROMPTS
 from pairwright.wiring import steps
-
-TAIL = 8  # tokens of a template around prompt and answer
 
 
 @dataclass(frozen=True)
@@ -61,14 +59,15 @@ def answers(
 ) -> pl.DataFrame:
     """One row per draw: prompt_id, sample, response, n_tokens, cut, kl (nats), and a column per rater."""
     done = folder / "answers.parquet"
-    told = digest([policy.base, fingerprint(policy.local), _deciding(evaluation), file_hash(prompts), backend])
+    raters = parse_entries(evaluation.score, folder=prompts.parent, where="evaluate.score")
+    asked_of = [evaluation.n, evaluation.max_tokens, [_rater(each) for each in raters]]
+    told = digest([policy.base, fingerprint(policy.local), asked_of, file_hash(prompts), backend])
     if done.is_file() and read_json(folder / "answers.json") == {"of": told}:
         return pl.read_parquet(done)
     model = _sampled_model(policy, folder, backend)
     sampling = Sampling(
         backend, model, evaluation.n, temperature=1.0, top_p=1.0, max_tokens=evaluation.max_tokens, seed=0
     )
-    raters = parse_entries(evaluation.score, folder=prompts.parent, where="evaluate.score")
     recipe = Recipe(raters, prompts=prompts, sample=sampling, shards=1)
     run(folder, steps(recipe, folder, watch))
     rows = pl.read_parquet(folder / "scores.parquet")
@@ -95,8 +94,9 @@ def answers(
     return made
 
 
-def _deciding(evaluation: Evaluation) -> dict[str, Any]:
-    return {"score": evaluation.score, "n": evaluation.n, "max_tokens": evaluation.max_tokens}
+def _rater(entry: Entry) -> list[object]:
+    """What its scores depend on: settings, and hashes of weights or of a function's file."""
+    return [entry.deciding(), {} if entry.local else dict(KINDS[entry.kind].facts(entry.settings))]
 
 
 def _sampled_model(policy: Policy, folder: Path, backend: str) -> str:
@@ -123,11 +123,9 @@ def _kl(policy: Policy, prompts: pl.DataFrame, said: pl.DataFrame, evaluation: E
         if key is not None
     }
     reference = LocalModel(policy.local.model if policy.local.adapter else policy.plain, dtype="float32")
-    longest = max((len(canonical_json(ask.messages)) for ask in asks), default=0)  # characters: more than tokens
-    length = min(longest + evaluation.max_tokens + TAIL, _context(policy.plain))
-    found = {
-        (each.key, each.place): each.kl for each in divergences(asks, ended, policy.local, reference, max_length=length)
-    }
+    context = _context(policy.plain)
+    told = divergences(asks, ended, policy.local, reference, max_length=context)
+    found = {(each.key, each.place): each.kl for each in told}
     values = [found.get((key, place)) for key, place in known.select("key", "place").iter_rows()]
     return known.select("prompt_id", "response_id", kl=pl.Series(values, dtype=pl.Float64))
 

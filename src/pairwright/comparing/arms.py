@@ -17,7 +17,7 @@ from pairwright.recipe import KEYS
 from pairwright.settings import from_table, read_yaml
 from pairwright.training.plan import SECTIONS, TrainPlan, plan_of
 
-Kind = Literal["recipe", "random", "dpo"]
+Kind = Literal["recipe", "random", "dpo", "route"]
 OWN = ("pairs", "layout", "evaluate", *SECTIONS)
 
 
@@ -46,6 +46,10 @@ class Evaluation:
             raise ConfigError(f"seeds are one or more different numbers, not {list(self.seeds)}")
         if not self.score:
             raise ConfigError("score names at least one rater")
+        if self.steps is not None and self.checkpoints > self.steps:
+            raise ConfigError(
+                f"{self.checkpoints} checkpoints of {self.steps} steps: there are fewer steps than checkpoints"
+            )
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ class Read:
 
 def read_files(paths: Sequence[Path], changes: Mapping[str, object]) -> tuple[list[Read], Evaluation]:
     """The recipes and the evaluation that they share; ConfigError where two say different things of it."""
+    if not paths:
+        raise ConfigError("name at least one recipe")
     names = [path.stem for path in paths]
     if again := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"two recipes are called {again[0]}; their names are those of their files")
@@ -90,12 +96,23 @@ def read_files(paths: Sequence[Path], changes: Mapping[str, object]) -> tuple[li
     if other := [each for each in told if each != evaluate]:
         raise ConfigError(f"the recipes are evaluated in different ways: {evaluate} and {other[0]}")
     evaluate |= {key.removeprefix("evaluate."): value for key, value in changes.items()}
-    made = from_table(Evaluation, evaluate, where="evaluate")
     at = read[0].folder
+    if isinstance(evaluate.get("score"), list):
+        evaluate["score"] = [_placed(each, at) for each in evaluate["score"]]
+    made = from_table(Evaluation, evaluate, where="evaluate")
     prompts = Path(made.prompts)
     return read, replace(
         made, prompts=str(prompts if prompts.is_absolute() or not (at / prompts).exists() else at / prompts)
     )
+
+
+def _placed(entry: Any, folder: Path) -> Any:
+    """A rater of the user's own, FILE.py:FUNCTION, is beside the recipe."""
+    if isinstance(entry, Mapping) and isinstance(entry.get("rater"), str):
+        return {**entry, "rater": _placed(entry["rater"], folder)}
+    if isinstance(entry, str) and ".py:" in entry and (folder / entry.rpartition(":")[0]).exists():
+        return str((folder / entry.rpartition(":")[0]).resolve()) + ":" + entry.rpartition(":")[2]
+    return entry
 
 
 def _read(path: Path) -> Read:
@@ -125,6 +142,10 @@ def with_controls(arm: Arm) -> list[Arm]:
     elif arm.subsets:
         note = "as many pairs of the run, drawn at random anew for each seed"
         arms.append(replace(arm, name=f"{arm.name}/random", kind="random", of=arm.name, note=note))
+    if arm.plan.route is not None and arm.plan.route.routing.to_sft == "hardest":
+        route = replace(arm.plan.route, routing=replace(arm.plan.route.routing, to_sft="random"))
+        control = replace(arm, plan=replace(arm.plan, route=route), kind="route", of=arm.name)
+        arms.append(replace(control, name=f"{arm.name}/random-route", note="as many pairs to sft, drawn at random"))
     if {"gap", "margin"} & {*NEEDS[training.loss]}:
         beta1 = training.loss_settings.get("beta1")
         beta = training.beta if beta1 is None else effective_beta(training.beta, beta1=float(beta1))
@@ -136,6 +157,20 @@ def with_controls(arm: Arm) -> list[Arm]:
         )
         arms.append(replace(control, subsets=()))
     return arms
+
+
+def check_arms(arms: Sequence[Arm], evaluation: Evaluation) -> None:
+    """What would be found only after the training; ConfigError names it before."""
+    for arm in arms:
+        if arm.plan.training.guard.action == "stop":
+            raise ConfigError(
+                f"{arm.name}: guard.action stop would end an arm early, and its budget with it; take warn"
+            )
+        if arm.kind == "random" and arm.subsets and len(arm.subsets) < len(evaluation.seeds):
+            raise ConfigError(
+                f"{arm.name}: the run has {len(arm.subsets)} random subsets and there are {len(evaluation.seeds)} seeds; set "
+                "select.controls.n, so that each seed has one of its own"
+            )
 
 
 def same_budget(arms: Sequence[Arm]) -> int:

@@ -47,7 +47,7 @@ class Table:
     def means(self, column: str, arm: str, level: str, checkpoint: int | None = None) -> Floats:
         """Mean over the draws of each prompt, (S, P); the base is the same for every seed."""
         at = self.last if checkpoint is None else checkpoint
-        rows = [self.of(BASE, -1, 0, "none") if arm == BASE else self.of(arm, seed, at, level) for seed in self.seeds]
+        rows = [self.of(BASE, -1, 0, level) if arm == BASE else self.of(arm, seed, at, level) for seed in self.seeds]
         return np.stack([self._by_prompt(each, column) for each in rows])
 
     def _by_prompt(self, rows: pl.DataFrame, column: str) -> Floats:
@@ -92,9 +92,17 @@ def results(table: Table, arms: Sequence[Mapping[str, Any]], *, seed: int = 0) -
         "reward_per_token": None if not np.isfinite(slope) else slope,
         "arms": [{**arm, **_arm(table, arm, drawn)} for arm in (base, *arms)],
         "points": [_point(table, arm, at, drawn) for arm in arms for at in range(1, table.last + 1)],
-        "levels": [_level(table, arm, level, drawn) for arm in arms for level in arm.get("levels", ())],
+        "levels": [
+            _level(table, arm, level, drawn) for arm in _asked_with_goals(base, arms) for level in arm["levels"]
+        ],
         "differences": [_difference(table, a, b, drawn, slope) for a, b in _asked(arms)],
     }
+
+
+def _asked_with_goals(base: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Conditioned arms, and the base beside them."""
+    tagged = [arm for arm in arms if arm.get("levels")]
+    return [{**base, "levels": tagged[0]["levels"]}, *tagged] if tagged else []
 
 
 def _asked(arms: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
@@ -111,11 +119,11 @@ def _asked(arms: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], M
 
 def _arm(table: Table, arm: Mapping[str, Any], drawn: Weights) -> dict[str, Any]:
     name, level = arm["name"], arm["level"]
-    told = {rater: _told(paired.mean_interval(table.means(rater, name, level), drawn)) for rater in table.raters}
+    told = {rater: _told_of(table.means(rater, name, level), drawn) for rater in table.raters}
     return {
         "reward": told[table.rater],
         "other_raters": {rater: value for rater, value in told.items() if rater != table.rater},
-        "kl": _told(paired.mean_interval(table.means("kl", name, level), drawn)),
+        "kl": _told_of(table.means("kl", name, level), drawn),
         "tokens": _told(paired.mean_interval(table.means("n_tokens", name, level), drawn)),
         "cut": float(np.nanmean(table.means("cut", name, level))),
     }
@@ -168,6 +176,13 @@ def _difference(
         matched = paired.at_equal_kl(*paths, table.means(table.rater, BASE, "none"), drawn)
         told["at_equal_kl"] = {"kl": matched.kl, **_told(matched.difference)}
     return told
+
+
+def _told_of(value_SP: Floats, drawn: Weights) -> dict[str, float | None]:
+    """Of a rater that said nothing: None."""
+    if not np.isfinite(value_SP).any():
+        return dict.fromkeys(Interval._fields)
+    return _told(paired.mean_interval(value_SP, drawn))
 
 
 def _told(each: Interval) -> dict[str, float | None]:

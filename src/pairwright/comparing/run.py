@@ -13,23 +13,27 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from scipy import stats
 
 from pairwright.backends.plain import trainable
 from pairwright.comparing.answers import Policy, answers, engine, write_prompts
-from pairwright.comparing.arms import Arm, Evaluation, Read, base_of, same_budget, with_controls
+from pairwright.comparing.arms import Arm, Evaluation, Read, base_of, check_arms, same_budget, with_controls
 from pairwright.comparing.results import BASE, Table, results
 from pairwright.errors import ConfigError, DataError
-from pairwright.io.pair_files import pairs_file, read_pairs
+from pairwright.io.pair_files import read_pairs
 from pairwright.io.prompts import read_prompts
 from pairwright.pipeline import SILENT, Watch
 from pairwright.pipeline import run as run_steps
 from pairwright.recipe import KEYS, Asked
 from pairwright.report.compare import page_of
-from pairwright.store import digest, file_hash, read_json, write_json, write_parquet, write_text
+from pairwright.store import read_json, write_json, write_parquet, write_text
 from pairwright.tables import canonical_json
 from pairwright.train.conditioning import evaluation_prompts
-from pairwright.training.run import Job, train
+from pairwright.training.plan import TrainPlan
+from pairwright.training.run import Job, digest_of, selected, train
 from pairwright.wiring import read_recipe, steps
+
+FEW_SEEDS = 8  # below which the page says how narrow a bootstrap over seeds is
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,17 @@ class _Trained:
 def compare(asked: Comparison, watch: Watch = SILENT) -> dict[str, Any]:
     """Runs, trains and evaluates what is not there yet; writes and returns the facts."""
     arms = [arm for read in asked.read for arm in _arms(read, asked, watch)]
+    check_arms(arms, asked.evaluation)
     batch, base = same_budget(arms), base_of(arms)
     plain = trainable(base)
-    pairs = {arm.name: _kept(arm, asked.out) for arm in arms}
-    budget = asked.evaluation.steps or max(math.ceil(n / batch) for n in (each.height for each in pairs.values()))
-    prompts, lost = _held_out(Path(asked.evaluation.prompts), pairs)
+    by_seed = {arm.name: [_kept(arm, seed, asked) for seed in asked.evaluation.seeds] for arm in arms}
+    pairs = {name: each[0] for name, each in by_seed.items()}
+    budget = asked.evaluation.steps or max(math.ceil(_rows(arm, pairs[arm.name].height) / batch) for arm in arms)
+    if asked.evaluation.checkpoints > budget:
+        raise ConfigError(
+            f"{asked.evaluation.checkpoints} checkpoints of {budget} steps; lower checkpoints, or give steps"
+        )
+    prompts, lost = _held_out(Path(asked.evaluation.prompts), [rows for each in by_seed.values() for rows in each])
     trained = [each for arm in arms for each in _train(arm, asked, budget, watch)]
     backend = engine(asked.evaluation.backend, base)
     rows = _answers(asked, trained, Policy(base, plain), prompts, backend, watch)
@@ -70,7 +80,7 @@ def compare(asked: Comparison, watch: Watch = SILENT) -> dict[str, Any]:
         **results(table, told),
         "base": base, "steps": budget, "pairs_per_step": batch, "draws": asked.evaluation.n, "backend": backend,
         "max_tokens": asked.evaluation.max_tokens, "checkpoints": asked.evaluation.checkpoints,
-        "left_out": lost, "rater_made_pairs": used, "notes": _notes(arms, asked, used, lost),
+        "left_out": lost, "rater_made_pairs": used, "notes": _notes(arms, asked, used, lost, prompts.height) + _starved(trained),
     }  # fmt: skip
     _write(asked, facts, rows)
     return facts
@@ -103,22 +113,34 @@ def _run_file(read: Read, folder: Path) -> Path:
     return folder / "recipe.yaml"
 
 
-def _source(arm: Arm, seed: int) -> Path:
-    return arm.subsets[seed % len(arm.subsets)] if arm.kind == "random" and arm.subsets else arm.source
+def _source(arm: Arm, seed: int, seeds: Sequence[int]) -> Path:
+    return arm.subsets[list(seeds).index(seed)] if arm.kind == "random" and arm.subsets else arm.source
 
 
-def _kept(arm: Arm, out: Path) -> pl.DataFrame:
-    """The pairs of an arm after its selection: how many there are, and which prompts they are of."""
-    from pairwright.training.run import selected
+def _plan(arm: Arm, seed: int) -> TrainPlan:
+    """A random control selects anew for each seed."""
+    if arm.kind != "random" or arm.plan.select is None:
+        return arm.plan
+    return replace(arm.plan, select=replace(arm.plan.select, seed=seed))
 
-    rows = read_pairs(_source(arm, 0), scratch=out / "arms" / arm.name, layout=arm.layout).rows
-    return selected(rows, arm.plan)[0]
+
+def _kept(arm: Arm, seed: int, asked: Comparison) -> pl.DataFrame:
+    """The pairs of an arm for a seed after its selection: how many there are, and which prompts they are of."""
+    source = _source(arm, seed, asked.evaluation.seeds)
+    rows = read_pairs(source, scratch=asked.out / "arms" / arm.name.replace("/", "--"), layout=arm.layout).rows
+    return selected(rows, _plan(arm, seed))[0]
 
 
-def _held_out(path: Path, pairs: Mapping[str, pl.DataFrame]) -> tuple[pl.DataFrame, int]:
-    """The prompts that no arm was trained on, and how many were left out because one was."""
+def _rows(arm: Arm, pairs: int) -> int:
+    """A conditioned pair is two rows."""
+    condition = arm.plan.condition
+    return 2 * pairs if condition is not None and not condition.relabelling.half else pairs
+
+
+def _held_out(path: Path, pairs: Sequence[pl.DataFrame]) -> tuple[pl.DataFrame, int]:
+    """The prompts that no arm is trained on with any seed, and how many were left out because one is."""
     prompts = read_prompts(path).kept
-    seen = {canonical_json(prompt) for rows in pairs.values() for prompt in rows["prompt"].to_list()}
+    seen = {canonical_json(prompt) for rows in pairs for prompt in rows["prompt"].to_list()}
     fresh = pl.Series([canonical_json(prompt) not in seen for prompt in prompts["prompt"].to_list()], dtype=pl.Boolean)
     kept = prompts.filter(fresh)
     if not kept.height:
@@ -139,12 +161,9 @@ def _train(arm: Arm, asked: Comparison, budget: int, watch: Watch) -> Iterator[_
             "save_steps": each,
             "save_only_model": True,
         }
-        plan = replace(arm.plan, training=replace(arm.plan.training, trl={**arm.plan.training.trl, **keys}))
-        if arm.kind == "random" and plan.select is not None:
-            plan = replace(plan, select=replace(plan.select, seed=seed))
-        job = Job(_source(arm, seed), out, arm.layout, versions=asked.versions)
-        of = digest([plan.told(), file_hash(pairs_file(job.source))])
-        if not (out / "train.json").is_file() or read_json(out / "checkpoints" / "plan.json") != {"plan": of}:
+        plan = replace(_plan(arm, seed), training=replace(arm.plan.training, trl={**arm.plan.training.trl, **keys}))
+        job = Job(_source(arm, seed, told.seeds), out, arm.layout, versions=asked.versions)
+        if not (out / "train.json").is_file() or read_json(out / "train.json").get("plan") != digest_of(job, plan):
             train(job, plan, watch)
         points = [str(out / "checkpoints" / f"checkpoint-{each * k}") for k in range(1, told.checkpoints)]
         yield _Trained(arm, seed, [*points, str(out / "model")])
@@ -163,6 +182,13 @@ def _answers(
     parts = [
         _named(answers(base, plain, asked.evaluation, folder / BASE, backend=backend, watch=watch), BASE, -1, 0, "none")
     ]
+    tagged = next((each.arm for each in trained if each.arm.plan.condition), None)
+    for level in ("high", "low"):  # what the goal alone does, before training
+        if tagged is None:
+            break
+        file = _conditioned(tagged, prompts, level, folder / BASE)
+        made = answers(base, file, asked.evaluation, folder / BASE / level, backend=backend, watch=watch)
+        parts.append(_named(made, BASE, -1, 0, level))
     for each in trained:
         name = each.arm.name.replace("/", "--")
         for level in _levels(each.arm):
@@ -207,7 +233,7 @@ def _decider(rows: pl.DataFrame, read: Sequence[Read], decide: str | None) -> tu
             raise ConfigError(f"[evaluate] decide {decide!r} is not one of the raters: {', '.join(raters)}")
         return decide, decide in made
     free = [name for name in raters if name not in made and each_varies(rows, name)]
-    return (free[0], False) if free else (raters[0], True)
+    return (free[0], False) if free else (raters[0], raters[0] in made)
 
 
 def _made_pairs(read: Read) -> set[str]:
@@ -237,7 +263,7 @@ def _about(arm: Arm, kept: int, budget: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _notes(arms: Sequence[Arm], asked: Comparison, used: bool, lost: int) -> list[str]:
+def _notes(arms: Sequence[Arm], asked: Comparison, used: bool, lost: int, prompts: int) -> list[str]:
     notes = []
     if used:
         notes.append("The deciding rater made the pairs too: a policy that pleases it need not be better.")
@@ -250,9 +276,35 @@ def _notes(arms: Sequence[Arm], asked: Comparison, used: bool, lost: int) -> lis
             and not any(each.of == arm.name and each.kind == "random" for each in arms)
         ):
             notes.append(f"{arm.name} selects nothing: a random subset of the same size is the arm itself.")
-    if len(asked.evaluation.seeds) == 1:
+    if any(arm.plan.condition for arm in arms):
+        notes.append(
+            "Conditioned arms are asked with the highest goal, the base without; base with a goal is under the levels."
+        )
+    seeds = len(asked.evaluation.seeds)
+    if seeds == 1:
         notes.append("One training seed: the intervals are over prompts alone, another run may differ more.")
+    elif seeds < FEW_SEEDS:
+        held = 1 - 2 * stats.t.sf(1.96, seeds - 1)
+        notes.append(
+            f"With {seeds} training seeds an interval holds its value in about {held:.0%} of cases, not 95 %, where runs differ "
+            "more than prompts do: train with more seeds."
+        )
+    if prompts == 1:
+        notes.append("One held-out prompt: the intervals say nothing about other prompts.")
     return notes
+
+
+def _starved(trained: Sequence[_Trained]) -> list[str]:
+    """Routed arms whose sft pairs got next to nothing of the learning rate within the budget."""
+    told = []
+    for each in trained:
+        spent = read_json(Path(each.checkpoints[-1]).parent / "train.json")["lr_spent"]
+        share = spent.get("sft", {"lr_share": 1.0, "data_share": 0.0})  # type: ignore[attr-defined]
+        if share["lr_share"] < share["data_share"] / 3:
+            told.append(
+                f"{each.arm.name}: sft pairs got {share['lr_share']:.1%} of the learning rate within the budget."
+            )
+    return list(dict.fromkeys(told))
 
 
 def _write(asked: Comparison, facts: dict[str, Any], rows: pl.DataFrame) -> None:

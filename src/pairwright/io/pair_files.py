@@ -7,8 +7,9 @@ from typing import NamedTuple
 import polars as pl
 
 from pairwright.errors import DataError, StoreError
+from pairwright.io.jsonl import read_lines
 from pairwright.io.layouts import convert_file
-from pairwright.tables import MESSAGES, prompt_id
+from pairwright.tables import DROPPED, MESSAGES, empty, frame, prompt_id
 
 SIDES = ("prompt", "chosen", "rejected")
 
@@ -23,10 +24,10 @@ def pairs_file(source: Path) -> Path:
 
 
 class PairsRead(NamedTuple):
-    """Rows to train on; rows of the file = rows + the sum of `dropped`, by reason."""
+    """Rows to train on, and a `dropped` table of the rows of the file that could not be read."""
 
     rows: pl.DataFrame
-    dropped: dict[str, int]
+    dropped: pl.DataFrame
 
 
 def read_pairs(source: Path, *, scratch: Path, layout: str | None = None) -> PairsRead:
@@ -42,10 +43,22 @@ def read_pairs(source: Path, *, scratch: Path, layout: str | None = None) -> Pai
         except (OSError, pl.exceptions.PolarsError) as error:
             raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}; is it whole?") from error
         if all(schema.get(name) == MESSAGES for name in SIDES):
-            return PairsRead(_named(pl.read_parquet(path), path), {})
+            return PairsRead(_named(pl.read_parquet(path), path), empty(DROPPED))
     target = scratch / "source.parquet"
-    told = convert_file(path, target, to="pairwright", layout=layout, force=True)
-    return PairsRead(_named(_lifted(pl.read_parquet(target)), path), dict(told["dropped"]))
+    convert_file(path, target, to="pairwright", layout=layout, force=True)
+    return PairsRead(_named(_lifted(pl.read_parquet(target)), path), _lost(Path(f"{target}.dropped.jsonl")))
+
+
+def _lost(path: Path) -> pl.DataFrame:
+    rows = [row for _, row in read_lines(path, dict)] if path.exists() else []
+    named = [
+        {
+            "stage": "read", "prompt_id": None if row["id"] is None else str(row["id"]), "reason": row["reason"],
+            "detail": f"row {row['row']}: {row['detail']}",
+        }
+        for row in rows
+    ]  # fmt: skip
+    return frame(DROPPED, named)
 
 
 def _named(rows: pl.DataFrame, path: Path) -> pl.DataFrame:

@@ -1,6 +1,7 @@
 """The trainer of a run: settings for this machine, progress, checkpoints, the model saved."""
 
 import difflib
+import math
 import os
 import sys
 import warnings
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import polars as pl
 
-from pairwright.errors import ConfigError, MissingDependency, StoreError
+from pairwright.errors import ConfigError, MissingDependency, PairwrightError, StoreError
 from pairwright.store import write_parquet
 from pairwright.train.check import Finding
 from pairwright.train.guard import Alarm, Guard
@@ -41,8 +42,8 @@ class Trained(NamedTuple):
     findings: list[Finding]
     alarms: list[Alarm]
     lr_spent: Mapping[str, Spent]
-    history: list[dict[str, float]]
-    final: dict[str, float]
+    history: list[dict[str, float | None]]  # None: not finite
+    final: dict[str, float | None]
     main: bool
 
 
@@ -67,15 +68,15 @@ def run_trainer(
     guard = Guard(training.guard)
     with warnings.catch_warnings(), _calm():
         warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated")
-        trainer = RatingDPOTrainer(
-            model=model, args=args, train_dataset=data, eval_dataset=others, guard=guard,
+        trainer = _made(
+            RatingDPOTrainer, model=model, args=args, train_dataset=data, eval_dataset=others, guard=guard,
             peft_config=_lora(training.lora), callbacks=[_progress(watch)],
         )  # fmt: skip
         _silence(trainer)
         trainer.train(resume_from_checkpoint=True if resume and _checkpoints(out) else None)
         trainer.save_model(str(out / "model"))
         final = trainer.evaluate() if others is not None else {}
-    history = [{k: float(v) for k, v in each.items()} for each in trainer.state.log_history]
+    history = [{k: finite(v) for k, v in each.items()} for each in trainer.state.log_history]
     counts = [p.numel() for p in trainer.model.parameters() if p.requires_grad], trainer.model.num_parameters()
     return Trained(
         steps=trainer.state.global_step,
@@ -88,9 +89,24 @@ def run_trainer(
         alarms=guard.alarms,
         lr_spent=trainer.lr_spent,
         history=history,
-        final={**_last(history), **{k: float(v) for k, v in final.items() if isinstance(v, int | float)}},
+        final={**_last(history), **{k: finite(v) for k, v in final.items() if isinstance(v, int | float)}},
         main=trainer.accelerator.is_main_process,
     )
+
+
+def finite(value: float) -> float | None:
+    """JSON has no nan."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _made(kind: Any, **given: Any) -> Any:
+    """The trainer; what PEFT or TRL do not accept is a ConfigError."""
+    try:
+        return kind(**given)
+    except PairwrightError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"[train] {str(error).splitlines()[0]}") from error
 
 
 def config_of(training: Training, out: Path, *, pairs: int) -> Any:
@@ -102,6 +118,9 @@ def config_of(training: Training, out: Path, *, pairs: int) -> Any:
         if key not in known:
             near = difflib.get_close_matches(key, known, 3)
             raise ConfigError(f"trl.{key} is no key of TRL's DPOConfig; near it: {', '.join(near) or 'nothing'}")
+    numeric = {each.name for each in fields(RatingDPOConfig) if type(each.default) in (int, float)}
+    if texts := [key for key, value in training.trl.items() if key in numeric and isinstance(value, str)]:
+        raise ConfigError(f"trl.{texts[0]} is {training.trl[texts[0]]!r}, not a number")
     given = {**_machine(), **{key: _word(key, value) for key, value in training.trl.items()}}
     each, steps = _steps(given, pairs)
     given.setdefault("logging_steps", 1 if steps <= 200 else 10)
@@ -220,9 +239,9 @@ def _checkpoints(out: Path) -> list[Path]:
     return sorted((out / "checkpoints").glob("checkpoint-*"))
 
 
-def _last(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def _last(history: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
     """The newest value of everything that was logged."""
-    merged: dict[str, float] = {}
+    merged: dict[str, float | None] = {}
     for line in history:
         merged.update(line)
     if not any("loss" in line for line in history):

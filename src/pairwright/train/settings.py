@@ -1,7 +1,7 @@
 """What a training run is asked to do; frozen, without TRL."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pairwright.backends.openvino import EMBEDDED
@@ -25,7 +25,7 @@ class Training:
     log-probabilities of the run's `logps` and is refused where they are of another model or text, "live" computes them in
     each step, "precompute" once before training, "auto" takes the table where it fits and precomputes elsewhere.
     `hold_out` is the share of prompts whose pairs are kept for evaluation. `options` are the trainer's keys of ours
-    (OPTIONS), `trl` any key of TRL's DPOConfig.
+    (OPTIONS), `trl` any key of TRL's DPOConfig. `negative_gaps` are ratings against the label, for losses that read the gap.
     """
 
     model: str = EMBEDDED
@@ -35,6 +35,7 @@ class Training:
     lora: Mapping[str, Any] | None = None
     reference: Literal["auto", "table", "live", "precompute"] = "auto"
     hold_out: float = 0.0
+    negative_gaps: Literal["keep", "clip", "drop"] = "keep"
     guard: GuardSettings = field(default_factory=GuardSettings)
     options: Mapping[str, Any] = field(default_factory=dict)
     trl: Mapping[str, Any] = field(default_factory=dict)
@@ -58,7 +59,15 @@ class Training:
         out: dict[str, Any] = {"model": self.model, "loss": self.loss, "beta": self.beta, **self.loss_settings}
         if self.lora is not None:
             out["lora"] = dict(self.lora)
-        return {**out, "reference": self.reference, "hold_out": self.hold_out, **self.options, "trl": dict(self.trl)}
+        return {
+            **out,
+            "reference": self.reference,
+            "hold_out": self.hold_out,
+            "negative_gaps": self.negative_gaps,
+            **self.options,
+            "guard": asdict(self.guard),
+            "trl": dict(self.trl),
+        }
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ from pairwright.train.batch import (
 from pairwright.train.check import Finding, check_ids, check_rows, refuse
 from pairwright.train.config import INSTALL, config_class, supported
 from pairwright.train.guard import Guard, Seen
+from pairwright.train.routing import stages
 from pairwright.train.schedule import Spent
 from pairwright.train.schedule import told as lr_told
 from pairwright.train.stages import (
@@ -272,6 +273,8 @@ class _Rating(_Base):  # type: ignore[misc]
             self._created_lr_scheduler = True
         if self.ordered:
             self._order = OrderWatch(self.train_dataset[ROW], batch=batch)
+        if routed and stages(sft_I).any() and num_training_steps > -(-len(sft_I) // batch):
+            log.warning("the order of the routed rows is gone through more than once: its last stage is not the end")
         if routed and sft_I.any() and factor_S is not None:
             self.lr_spent = lr_of_objectives(sft_I, factor_S, batch=batch)
             for line in lr_told(self.lr_spent):

@@ -15,7 +15,7 @@ def card(facts: Mapping[str, Any], *, base: str, manifest: Mapping[str, Any]) ->
         for each in facts["ledger"]
     )
     trained, whole = facts["parameters"]
-    seen = "\n".join(f"| `{name}` | {final[name]:.4g} |" for name in _SHOWN if name in final)
+    seen = "\n".join(f"| `{name}` | {_number(final[name])} |" for name in _SHOWN if name in final)
     alarms = "\n".join(f"- {each['told']}" for each in facts["alarms"]) or "None."
     library = "peft" if "lora" in facts["settings"]["train"] else "transformers"
     return f"""---
@@ -56,6 +56,10 @@ These are about the training pairs unless they begin with `eval_`; none of them 
 {json.dumps(manifest["settings"], indent=2, ensure_ascii=False)}
 ```
 """
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"
 
 
 _SHOWN = (

@@ -24,7 +24,10 @@ from pairwright.train.routing import Difficulty, Routing
 from pairwright.train.settings import LORA, OPTIONS, Condition, Route, Training
 
 SECTIONS = ("select", "condition", "route", "train")
-_PLAIN = ("model", "loss", "beta", "lora", "reference", "hold_out", "guard", "trl")
+OTHERS = (  # sections of a whole recipe that are about something else
+    "prompts", "candidates", "pairs", "layout", "shards", "workers", "sample", "score", "clean", "pair", "export", "evaluate",
+)  # fmt: skip
+_PLAIN = ("model", "loss", "beta", "lora", "reference", "hold_out", "negative_gaps", "guard", "trl")
 _SHARES = ("hardest", "easiest", "random")  # route: {hardest: 0.1} is to_sft: hardest, share: 0.1
 
 
@@ -55,6 +58,8 @@ def read_plan(path: Path | None, changes: Mapping[str, object]) -> TrainPlan:
     for dotted, value in changes.items():
         name = dotted if dotted.split(".")[0] in SECTIONS else f"train.{dotted}"
         _set(table, name.split("."), value, dotted)
+    if unknown := [str(key) for key in table if key not in (*SECTIONS, *OTHERS)]:
+        raise ConfigError(f"[{path}] unknown: {', '.join(unknown)}; known: {', '.join((*SECTIONS, *OTHERS))}")
     return plan_of(table, folder=path.parent if path else Path())
 
 
@@ -100,7 +105,7 @@ def training_of(table: Mapping[str, Any], *, folder: Path) -> Training:
     lora = table.get("lora")
     given: dict[str, Any] = {
         key: table[key]
-        for key in ("model", "loss", "beta", "reference", "hold_out", "trl")
+        for key in ("model", "loss", "beta", "reference", "hold_out", "negative_gaps", "trl")
         if table.get(key) is not None
     }
     if isinstance(given.get("model"), str) and (folder / given["model"]).exists():

@@ -9,9 +9,10 @@ import polars as pl
 
 from pairwright.backends.hf import DTYPES, encode_texts, model_hash, render, template_hash
 from pairwright.core.losses import NEEDS
+from pairwright.core.rating_losses import effective_beta
 from pairwright.errors import DataError
 from pairwright.protocols import Message
-from pairwright.tables import DROPPED, empty
+from pairwright.tables import DROPPED, drops, empty
 from pairwright.train import conditioning, routing
 from pairwright.train.check import with_reference
 from pairwright.train.schedule import gradient_ratio
@@ -31,7 +32,8 @@ class Rows(NamedTuple):
 def prepare(pairs: pl.DataFrame, plan: TrainPlan, tokenizer: Any) -> Rows:
     """The rows of a run. The tokenizer says what of a conditioned prompt survives truncation, and how long sides are."""
     facts: dict[str, Any] = {"pairs": pairs.height}
-    dropped = [empty(DROPPED)]
+    pairs, against = without_negative_gaps(pairs, plan.training)
+    dropped = [against]
     rows, held_out = pairs, pairs.clear()
     if plan.training.hold_out:
         rows, held_out = conditioning.hold_out(pairs, share=plan.training.hold_out, seed=plan.training.seed)
@@ -46,17 +48,60 @@ def prepare(pairs: pl.DataFrame, plan: TrainPlan, tokenizer: Any) -> Rows:
         facts["condition"] = _conditioned(split, plan.condition)
         rows = split.kept
         dropped.append(split.dropped)
-        if "gap" in NEEDS[plan.training.loss] or "margin" in NEEDS[plan.training.loss]:
+        if reads_gap(plan.training):
             conditioning.require_goal_gaps(rows)
     if plan.route:
         rows = with_lengths(rows, tokenizer)
         split = routing.route(rows, plan.route.routing, plan.route.difficulty)
         facts["route"] = routing.record(split) | {"gradient_ratio": _ratio(split.kept, plan.training)}
         rows = split.kept
+        held_out = held_out.with_columns(objective=pl.lit("dpo"))  # evaluated as pairs, whatever their margin
         dropped.append(split.dropped)
     if not rows.height:
         raise DataError(f"no pair is left to train on: {_reasons(dropped)}")
+    if reads_gap(plan.training):
+        facts["gaps"] = gap_facts(rows, plan.training)
     return Rows(rows, held_out, pl.concat(dropped), facts)
+
+
+def reads_gap(training: Training) -> bool:
+    return bool({"gap", "margin"} & {*NEEDS[training.loss]})
+
+
+def gap_of(rows: pl.DataFrame, training: Training) -> pl.Series | None:
+    """The gap that the loss will read, in rating points; None where no column says it."""
+    way = training.options.get("gap", "auto")
+    if way != "scores" and "margin" in rows.columns:
+        return rows["margin"].cast(pl.Float64)
+    if {"score_chosen", "score_rejected"} <= set(rows.columns):
+        return (rows["score_chosen"] - rows["score_rejected"]).cast(pl.Float64)
+    return None
+
+
+def without_negative_gaps(pairs: pl.DataFrame, training: Training) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Pairs whose rating is against their label, by the policy: kept, the gap set to 0, or dropped."""
+    gap = gap_of(pairs, training) if reads_gap(training) and training.negative_gaps != "keep" else None
+    if gap is None:
+        return pairs, empty(DROPPED)
+    against = (gap < 0).fill_null(False)
+    if training.negative_gaps == "drop":
+        return pairs.filter(~against), drops("train", pairs.filter(against), "negative_gap")
+    return pairs.with_columns(margin=gap.clip(0)), empty(DROPPED)
+
+
+def gap_facts(rows: pl.DataFrame, training: Training) -> dict[str, Any]:
+    """What the loss is handed as gaps: counts of what it may not bear, and their spread, in rating points."""
+    gap = gap_of(rows, training)
+    if gap is None:
+        return {}
+    known = gap.filter(gap.is_finite().fill_null(False))
+    beta1 = training.loss_settings.get("beta1")
+    return {
+        "ties": int((known == 0).sum()), "negative": int((known < 0).sum()), "missing": gap.len() - known.len(),
+        "mean": known.mean(), "sd": known.std() if known.len() > 1 else None,
+        "rating_scale": training.options.get("rating_scale"), "negative_gaps": training.negative_gaps,
+        "effective_beta": None if beta1 is None else effective_beta(training.beta, beta1=float(beta1)),
+    }  # fmt: skip
 
 
 def _reasons(dropped: Sequence[pl.DataFrame]) -> str:

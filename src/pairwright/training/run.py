@@ -9,6 +9,7 @@ OUT/checkpoints/     of the trainer; a run that was stopped goes on from the new
 """
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 
 import polars as pl
 
-from pairwright.backends.hf import load_tokenizer
+from pairwright.backends.hf import load_tokenizer, model_hash
 from pairwright.backends.plain import trainable
 from pairwright.errors import ConfigError, DataError, StoreError
 from pairwright.io.pair_files import pairs_file, read_pairs
@@ -27,7 +28,8 @@ from pairwright.select.run import select
 from pairwright.selecting import numbers_of
 from pairwright.store import digest, file_hash, read_json, write_json, write_parquet, write_text
 from pairwright.tables import DROPPED, canonical_json, drops, frame
-from pairwright.train.runner import Trained, run_trainer
+from pairwright.train.guard import Alarm
+from pairwright.train.runner import Trained, finite, run_trainer
 from pairwright.training.card import card
 from pairwright.training.plan import TrainPlan
 from pairwright.training.rows import Rows, add_reference, drop_counts, prepare, with_soft_labels
@@ -49,43 +51,80 @@ class Job:
 def train(job: Job, plan: TrainPlan, watch: Watch = SILENT) -> dict[str, Any] | None:
     """Trains, writes everything, and returns what stands in train.json. Of several processes rank 0 does; the others None."""
     begun = time.monotonic()
-    _same_plan(job, plan)
+    told = digest_of(job, plan)
+    _begin(job, told)
     model = trainable(plan.training.model)
     tokenizer = load_tokenizer(model)
     pairs, unread = read_pairs(job.source, scratch=job.out, layout=job.layout)
     folder = job.source if job.source.is_dir() else job.source.parent
-    whole = pairs.height + sum(unread.values())
-    ledger: list[dict[str, Any]] = [{"stage": "read", "rows_in": whole, "kept": pairs.height, "dropped": unread}]
+    if unread.height and plan.training.options.get("bad_rows", "error") == "error":
+        first = unread.row(0, named=True)
+        raise DataError(
+            f"{job.source}: {unread.height} rows could not be read ({', '.join(drop_counts(unread))}), first {first['detail']}; "
+            "repair them, or let bad_rows=drop take them out"
+        )
+    whole = pairs.height + unread.height
+    ledger: list[dict[str, Any]] = [
+        {"stage": "read", "rows_in": whole, "kept": pairs.height, "dropped": drop_counts(unread)}
+    ]
     chosen, chosen_dropped = selected(pairs, plan)
     if plan.select is not None:
         lost = drop_counts(chosen_dropped)
         ledger.append({"stage": "select", "rows_in": pairs.height, "kept": chosen.height, "dropped": lost})
     rows = prepare(with_soft_labels(chosen, folder), plan, tokenizer)
     _count(ledger, rows, plan)
-    logps = pl.read_parquet(folder / "logps.parquet") if (folder / "logps.parquet").is_file() else None
-    held, reference = add_reference(rows.train, plan.training, logps, [plan.training.model, model], tokenizer)
-    rows = rows._replace(train=held)
+    rows, reference = _with_reference(rows, plan, folder, model, tokenizer)
     trained = run_trainer(rows.train, rows.held_out, plan.training, model, job.out, resume=job.resume, watch=watch)
     if not trained.imported:
         made = "computed in each step" if trained.live else "computed once before training"
         reference = f"{made} ({reference})" if reference else made
-    facts = _facts(plan, rows, trained, ledger, reference) | {"seconds": round(time.monotonic() - begun, 1)}
+    facts = _facts(plan, rows, trained, ledger, reference)
+    facts |= {"seconds": round(time.monotonic() - begun, 1), "plan": told}
     if not trained.main:
         return None
-    _write(job, plan, facts, pl.concat([chosen_dropped, rows.dropped, _unfit(trained, rows.train)]))
+    _write(job, plan, facts, pl.concat([unread, chosen_dropped, rows.dropped, _unfit(trained, rows.train)]))
     return facts
 
 
-def _same_plan(job: Job, plan: TrainPlan) -> None:
-    """A run goes on only as it began."""
-    told = digest([plan.told(), file_hash(pairs_file(job.source))])
+def digest_of(job: Job, plan: TrainPlan) -> str:
+    """Names all that a run depends on: settings, pairs and what stands beside them, weights of the model."""
+    source = pairs_file(job.source)
+    beside = [source.parent / name for name in ("logps.parquet", "pairs_soft.parquet")]
+    files = {path.name: file_hash(path) for path in (source, *beside) if path.is_file()}
+    return digest([plan.told(), files, job.layout, model_hash(plan.training.model)])
+
+
+def _begin(job: Job, told: str) -> None:
+    """A run goes on only as it began; a new one begins without what an earlier one left."""
     path = job.out / "checkpoints" / "plan.json"
     if job.resume:
         if not path.is_file():
             raise StoreError(f"{job.out} holds no run that could go on; leave out --resume")
         if read_json(path)["plan"] != told:
             raise ConfigError(f"{job.out} was begun with other settings or pairs; train into another folder")
+        return
+    for old in (job.out / "checkpoints").glob("checkpoint-*"):
+        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(job.out / "model", ignore_errors=True)
+    for name in ("train.json", "report.html", "metrics.jsonl"):
+        (job.out / name).unlink(missing_ok=True)
     write_json(path, {"plan": told})
+
+
+def _with_reference(rows: Rows, plan: TrainPlan, folder: Path, model: str, tokenizer: Any) -> tuple[Rows, str]:
+    """Reference log-probabilities for both parts, or for neither. With goals in the prompts no table of ours fits."""
+    logps = pl.read_parquet(folder / "logps.parquet") if (folder / "logps.parquet").is_file() else None
+    if plan.condition is not None and logps is not None:
+        if plan.training.reference == "table":
+            raise DataError("reference: table, but its numbers are of prompts without a goal; take live or precompute")
+        logps = None
+    both = pl.concat([rows.train, rows.held_out], how="diagonal")
+    names = [plan.training.model, model]
+    held, reference = add_reference(both, plan.training, logps, names, tokenizer)
+    new = [name for name in held.columns if name not in both.columns]
+    n = rows.train.height
+    parts = (rows.train.with_columns(held[:n].select(new)), rows.held_out.with_columns(held[n:].select(new)))
+    return rows._replace(train=parts[0], held_out=parts[1]), reference
 
 
 def selected(pairs: pl.DataFrame, plan: TrainPlan) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -103,6 +142,9 @@ def selected(pairs: pl.DataFrame, plan: TrainPlan) -> tuple[pl.DataFrame, pl.Dat
 
 def _count(ledger: list[dict[str, Any]], rows: Rows, plan: TrainPlan) -> None:
     at = ledger[-1]["kept"]
+    if against := drop_counts(rows.dropped.filter(pl.col("reason") == "negative_gap")):
+        ledger.append({"stage": "gaps", "rows_in": at, "kept": at - sum(against.values()), "dropped": against})
+        at = ledger[-1]["kept"]
     if plan.training.hold_out:
         left = at - rows.held_out.height
         ledger.append({"stage": "hold out", "rows_in": at, "kept": left, "dropped": {"held_out": rows.held_out.height}})
@@ -146,12 +188,18 @@ def _facts(
         "steps": trained.steps,
         "pairs_per_step": trained.pairs_per_step,
         "processes": trained.processes,
-        **{name: rows.facts[name] for name in ("condition", "route") if name in rows.facts},
+        **{name: rows.facts[name] for name in ("condition", "route", "gaps") if name in rows.facts},
         "lr_spent": {name: each._asdict() for name, each in trained.lr_spent.items()},
         "final": trained.final,
-        "alarms": [each._asdict() | {"told": str(each)} for each in trained.alarms],
+        "alarms": [_alarm(each) for each in trained.alarms],
         "history": trained.history,
     }
+
+
+def _alarm(each: Alarm) -> dict[str, Any]:
+    """An alarm for JSON, which has no nan."""
+    named = [(name, finite(value)) for name, value in each.pairs]
+    return {"code": each.code, "step": each.step, "value": finite(each.value), "pairs": named, "told": str(each)}
 
 
 def _write(job: Job, plan: TrainPlan, facts: dict[str, Any], dropped: pl.DataFrame) -> None:
