@@ -1,7 +1,7 @@
 """The usual pairs against ours on a real model: `pairwright compare` on SmolLM2-135M with LoRA, with its controls.
 
     python bench/claims/real_model.py [--out runs/claims/real_model] [--n 32] [--steps 24] [--seeds 0,1] [--draws 4]
-                                      [--pairs FILE] [--page docs/evidence_real_model.md]
+                                      [--pairs FILE] [--only demo,pairs] [--page docs/evidence_real_model.md]
 
 Prompts of the demo with verifiable rewards: two thirds are sampled, paired in two ways and trained on, the rest is answered by
 every policy. Arms: `usual` (highest against lowest, all pairs, plain DPO), `ours` (mu - 2 sigma, the half with the largest
@@ -156,24 +156,39 @@ Intervals hold 95 % of draws of prompts and training seeds together and are not 
 """
 
 
-def main(options: argparse.Namespace) -> None:
-    machine = describe("pairwright", "torch", "transformers", "trl", "peft", "openvino-genai")
-    print(machine)
+def demo(options: argparse.Namespace, machine: str) -> str:
+    """The comparison on the demo's prompts, as Markdown."""
     out: Path = options.out
     files = demo_arms(out, options.n)
-    seeds = [int(each) for each in options.seeds.split(",")]
     asked = {
         "prompts": str((out / "held_out.parquet").resolve()), "score": ["rules", "length", "repetition"],
-        "decide": "rules", "n": options.draws, "max_tokens": 160, "seeds": seeds, "steps": options.steps, "checkpoints": 2,
+        "decide": "rules", "n": options.draws, "max_tokens": 160, "seeds": _seeds(options), "steps": options.steps,
+        "checkpoints": 2,
     }  # fmt: skip
     read, evaluation = read_files(files, asked)
     facts = compare(Comparison(read, evaluation, out / "compared", versions=versions()))
-    text = HEAD + "\n" + page(facts, "Demo prompts with verifiable rewards", machine.splitlines()[0])
-    if options.pairs:
-        text += real_pairs(out, options.pairs, options.steps, seeds, options.longest)
-    write_text(options.page or out / "page.md", text)
+    write_text(out / "facts.json", json.dumps(facts))
+    return page(facts, "Demo prompts with verifiable rewards", machine)
+
+
+def _seeds(options: argparse.Namespace) -> list[int]:
+    return [int(each) for each in options.seeds.split(",")]
+
+
+def main(options: argparse.Namespace) -> None:
+    machine = describe("pairwright", "torch", "transformers", "trl", "peft", "openvino-genai").splitlines()[0]
+    print(machine)
+    wanted = options.only.split(",") if options.only else ["demo", *["pairs"] * bool(options.pairs)]
+    parts = {"demo": options.out / "demo.md", "pairs": options.out / "pairs.md"}  # what is not asked for stays as it is
+    if "demo" in wanted:
+        write_text(parts["demo"], demo(options, machine))
+    if "pairs" in wanted:
+        write_text(
+            parts["pairs"], real_pairs(options.out, options.pairs, options.steps, _seeds(options), options.longest)
+        )
+    text = HEAD + "".join("\n" + path.read_text() for path in parts.values() if path.exists())
+    write_text(options.page or options.out / "page.md", text)
     print(text)
-    (out / "facts.json").write_text(json.dumps(facts))
 
 
 if __name__ == "__main__":
@@ -185,5 +200,6 @@ if __name__ == "__main__":
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--pairs", type=Path, help="real preference rows with scores, any layout of pairs")
     parser.add_argument("--longest", type=int, default=700, help="characters of a row of --pairs")
+    parser.add_argument("--only", default="", help="demo, pairs")
     parser.add_argument("--page", type=Path)
     main(parser.parse_args())

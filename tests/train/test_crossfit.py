@@ -235,3 +235,20 @@ def by_hand(model: str, adapter: Path | None, prompt: Any, side: Any) -> tuple[f
     with torch.no_grad():
         logp_T = held.eval()(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[start - 1 :, 0]
     return float(logp_T.sum()), len(logp_T)
+
+
+@pytest.mark.model
+def test_the_embedded_model_can_be_a_seed_model() -> None:
+    """A model as the GGUF reader leaves it is refused by the trainer."""
+    from transformers.trainer_utils import validate_quantization_for_training
+
+    from pairwright.backends.openvino import EMBEDDED
+    from pairwright.errors import MissingDependency
+    from pairwright.train.crossfit import _start
+
+    try:
+        base, _, more = _start(EMBEDDED, None)
+    except MissingDependency as missing:
+        pytest.skip(str(missing))
+    validate_quantization_for_training(base)
+    assert "peft_config" in more

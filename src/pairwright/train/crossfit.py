@@ -295,12 +295,12 @@ def _start(model: str, start: str | None) -> tuple[Any, Any, dict[str, Any]]:
     from transformers import AutoModelForCausalLM
 
     from pairwright.backends.gradients import is_adapter
-    from pairwright.backends.hf import load_tokenizer, quiet, where
+    from pairwright.backends.hf import load_tokenizer, quiet
+    from pairwright.backends.plain import trainable
 
     whole = start if start is not None and not is_adapter(start) else model
-    source, more = where(whole)
     with quiet():
-        base = AutoModelForCausalLM.from_pretrained(source, dtype="float32", **more)
+        base = AutoModelForCausalLM.from_pretrained(trainable(whole), dtype="float32")  # a GGUF model refuses training
     tokenizer = load_tokenizer(model)
     if start is None:
         return base, tokenizer, {"peft_config": LoraConfig(**LORA)}
