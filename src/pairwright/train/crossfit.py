@@ -14,6 +14,7 @@ code takes the prompt's tokens in).
 
 import logging
 import unicodedata
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -251,9 +252,10 @@ def fit(
     settings = {**TRAINING, "use_cpu": not torch.cuda.is_available(), "bf16": False, "dataloader_pin_memory": False,
                 **(trl or {})}  # fmt: skip
     loaded, tokenizer, more = _start(model, start)
-    args = RatingDPOConfig(
-        output_dir=str(out / "run"), loss="dpo", beta=beta, bad_rows="drop", reference_check=0.0, **settings
-    )
+    with _no_bars():
+        args = RatingDPOConfig(
+            output_dir=str(out / "run"), loss="dpo", beta=beta, bad_rows="drop", reference_check=0.0, **settings
+        )
     with _no_bars():
         trainer = RatingDPOTrainer(
             model=loaded, args=args, train_dataset=Dataset.from_list(list(rows)), processing_class=tokenizer, **more
@@ -277,13 +279,15 @@ def fit(
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """No progress bars of datasets inside; what they were set to comes back."""
+    """No progress bars of datasets and no notes on the future of transformers inside; what was set comes back."""
     import datasets
 
     hidden = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+            yield
     finally:
         if not hidden:
             datasets.enable_progress_bars()
