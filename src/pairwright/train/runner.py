@@ -78,7 +78,7 @@ def run_trainer(
         final = trainer.evaluate() if others is not None else {}
     history = [{k: finite(v) for k, v in each.items()} for each in trainer.state.log_history]
     counts = [p.numel() for p in trainer.model.parameters() if p.requires_grad], trainer.model.num_parameters()
-    return Trained(
+    made = Trained(
         steps=trainer.state.global_step,
         pairs_per_step=trainer._pairs_per_step,
         processes=trainer.accelerator.num_processes,
@@ -92,6 +92,17 @@ def run_trainer(
         final={**_last(history), **{k: finite(v) for k, v in final.items() if isinstance(v, int | float)}},
         main=trainer.accelerator.is_main_process,
     )
+    _part(trainer)
+    return made
+
+
+def _part(trainer: Any) -> None:
+    """Processes end together: one that left first would abort another, whose connection breaks."""
+    if trainer.accelerator.num_processes > 1:
+        import torch
+
+        trainer.accelerator.wait_for_everyone()
+        torch.distributed.destroy_process_group()
 
 
 def finite(value: float) -> float | None:
