@@ -67,7 +67,7 @@ def select_steps(recipe: Recipe, folder: Path, stages: Stages) -> list[Step]:
         made = select_run(folder, pairs, _rows(stages), scores, numbers, asked.rule)
         write_json(folder / "select.json", made.facts)
         parts = [
-            (data, _shards(data, recipe.shards)) for data in (made.kept.select(PAIRS.columns.keys()), made.dropped)
+            (data, shards_of(data, recipe.shards)) for data in (made.kept.select(PAIRS.columns.keys()), made.dropped)
         ]
         for shard in todo:
             kept, dropped = (data.filter(of == shard) for data, of in parts)
@@ -131,7 +131,8 @@ def _with_lengths(pairs: pl.DataFrame, responses: pl.DataFrame) -> pl.DataFrame:
     return pairs
 
 
-def _shards(rows: pl.DataFrame, shards: int) -> pl.Series:
+def shards_of(rows: pl.DataFrame, shards: int) -> pl.Series:
+    """The shard of each row, by its prompt."""
     return rows["prompt_id"].map_elements(lambda each: shard_of(each, shards), return_dtype=pl.Int64)
 
 

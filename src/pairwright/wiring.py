@@ -45,7 +45,6 @@ from pairwright.store import (
     file_hash,
     locked,
     read_json,
-    shard_of,
     write_json,
     write_parquet,
     write_text,
@@ -234,7 +233,7 @@ def _sampled_steps(recipe: Recipe, stages: Folders, watch: Watch) -> list[Step]:
         if any(entry.kind == "rules" for entry in recipe.score):
             for name, checks in split.kept.select("prompt_id", "checks").drop_nulls().iter_rows():
                 parse_checks(json.loads(checks), where=f"{source.name}, prompt {name}")
-        shard = _shards_of(split.kept, shards)
+        shard = after.shards_of(split.kept, shards)
         for each in todo:
             lost = split.dropped if each == 0 else split.dropped.clear()
             yield each, {"prompts": split.kept.filter(shard == each).sort("prompt_id"), "dropped": lost}
@@ -259,10 +258,6 @@ def _sampled_steps(recipe: Recipe, stages: Folders, watch: Watch) -> list[Step]:
 def weights_of(recipe: Recipe) -> str | None:
     """Names the weights of the model that samples."""
     return WEIGHTS[recipe.sample.backend](recipe.sample) if recipe.sample else None
-
-
-def _shards_of(rows: pl.DataFrame, shards: int) -> pl.Series:
-    return rows["prompt_id"].map_elements(lambda each: shard_of(each, shards), return_dtype=pl.Int64)
 
 
 def _given_steps(recipe: Recipe, stages: Folders) -> list[Step]:
@@ -297,7 +292,7 @@ def _spread(
         batches = read_candidates(given.path, columns=given.columns, raters=[*raters.values()], scored=False)
     named = {rater: "score" if given.layout else f"rater:{column}" for rater, column in raters.items()}
     for batch in as_tables(batches, named, where=str(given.path)):
-        tables = [(name, data, _shards_of(data, recipe.shards)) for name, data in pick(batch).items()]
+        tables = [(name, data, after.shards_of(data, recipe.shards)) for name, data in pick(batch).items()]
         for shard in todo:
             parts[shard].append({name: data.filter(of == shard) for name, data, of in tables})
     for shard, held in parts.items():
@@ -456,7 +451,7 @@ def _clean_step(recipe: Recipe, folder: Path, stages: Folders) -> Step:
             result = result._replace(scores=pl.concat([result.scores, same.select(result.scores.columns)]))
         shown = flagged(result, responses.select("prompt_id", "response_id", "response"), prompts)
         write_json(folder / "clean_page.json", finite(page_facts(result.facts, shown)))
-        parts = [(data, _shards_of(data, recipe.shards)) for data in (result.scores, result.proposals)]
+        parts = [(data, after.shards_of(data, recipe.shards)) for data in (result.scores, result.proposals)]
         for shard in todo:
             mine = [data.filter(of == shard) for data, of in parts]
             yield shard, {**with_drops(mine[0]), "proposals": mine[1]}
